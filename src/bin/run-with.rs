@@ -1,0 +1,2 @@
+//! run-with
+fn main() {}

@@ -1,0 +1,4 @@
+//! Processes that must not outlive the program that started them.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod sys;

@@ -1,0 +1,38 @@
+//! All integration tests, in one binary with its own `main`.
+//!
+//! Its own `main` because the tests need launchers: programs with *one* thread that fork, start
+//! captives and are killed. This binary is its own launcher: `it --role NAME ARGS...` runs a role
+//! (see [`roles`]) before any thread exists; without `--role` it is an ordinary test binary that
+//! takes libtest's arguments.
+
+#![allow(
+    unsafe_code,
+    clippy::pedantic,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::exit,
+    missing_docs
+)]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
+
+#[macro_use]
+mod support;
+
+mod roles;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == "--role") {
+        std::process::exit(roles::run(args));
+    }
+    let arguments = Arguments::from_args();
+    let trials: Vec<Trial> = [].into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,28 @@
+//! What the tests share: what a test needs of the machine, witnesses of a process's end, and the
+//! clean-up of whatever a test started.
+
+#![allow(dead_code, reason = "each module uses its part")]
+
+pub mod needs;
+pub mod process;
+
+pub use needs::{Need, test};
+pub use process::{Tag, Witness};
+
+use std::time::Duration;
+
+/// The result of a test; any error fails it with its message.
+pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// How long anything may take before it counts as hung. Never a measure of speed.
+pub const HANG: Duration = Duration::from_secs(20);
+
+/// Fails the test with a message.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+).into());
+        }
+    };
+}

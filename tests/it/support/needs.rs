@@ -1,0 +1,58 @@
+//! What a test needs of the machine. Not there: a skip on a laptop, a failure under `CI=true`.
+
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use super::Outcome;
+
+/// Something a test cannot do without.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    /// Effective uid 0.
+    Root,
+    /// A program on PATH; `tests/run` installs it.
+    Program(&'static str),
+    /// A test that takes long: run under `CAPTIVE_LONG=1` only, skipped otherwise, under CI too.
+    Long,
+}
+
+impl Need {
+    fn is_met(self) -> bool {
+        match self {
+            Self::Root => nix::unistd::geteuid().is_root(),
+            Self::Program(name) => find_program(name),
+            Self::Long => std::env::var_os("CAPTIVE_LONG").is_some_and(|v| v == "1"),
+        }
+    }
+}
+
+fn find_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| Path::new(&dir).join(name).is_file())
+}
+
+/// A test by name, with what it needs.
+pub fn test(
+    name: &str,
+    needs: &'static [Need],
+    body: impl FnOnce() -> Outcome + Send + 'static,
+) -> Trial {
+    let missing: Vec<Need> = needs
+        .iter()
+        .copied()
+        .filter(|need| !need.is_met())
+        .collect();
+    let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
+    let only_long = missing.iter().all(|need| matches!(need, Need::Long));
+    if missing.is_empty() || (ci && !only_long) {
+        Trial::test(name.to_owned(), move || {
+            if !missing.is_empty() {
+                return Err(format!("this machine lacks what the test needs: {missing:?}").into());
+            }
+            body().map_err(|error| error.to_string().into())
+        })
+    } else {
+        Trial::test(format!("{name} (needs {missing:?})"), || Ok(())).with_ignored_flag(true)
+    }
+}

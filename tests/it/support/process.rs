@@ -1,0 +1,224 @@
+//! Processes as the tests see them: by pidfd, and by a tag in their environment.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::HANG;
+
+/// A pidfd: says when the process is gone, and signals no other.
+#[derive(Debug)]
+pub struct Witness {
+    /// The pid it had when the witness was made.
+    pub pid: i32,
+    fd: OwnedFd,
+}
+
+impl Witness {
+    /// A witness of `pid`, which must be known to be the right process now.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes no pointers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made, owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor")) };
+        Ok(Self { pid, fd })
+    }
+
+    /// Whether the process has ended (as a zombie or altogether) within `limit`.
+    pub fn gone_within(&self, limit: Duration) -> bool {
+        readable_within(self.fd.as_fd(), limit)
+    }
+
+    /// Whether the process has ended within the time in which anything must.
+    pub fn gone(&self) -> bool {
+        self.gone_within(HANG)
+    }
+
+    /// Whether the process has not ended yet.
+    pub fn alive(&self) -> bool {
+        !self.gone_within(Duration::ZERO)
+    }
+
+    /// Sends a signal; a process that is gone is fine.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: no pointers but the null siginfo.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                signal,
+                0,
+                0,
+            );
+        }
+    }
+}
+
+/// Whether `fd` becomes readable (or hung up) within `limit`.
+pub fn readable_within(fd: BorrowedFd<'_>, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).expect("a limit");
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(n) if n > 0 => return true,
+            Ok(_) if Instant::now() >= deadline => return false,
+            _ => {}
+        }
+    }
+}
+
+/// Marks everything a test starts (an environment variable, inherited by all descendants whatever
+/// they do to their session or user) and kills what is left of it on drop.
+#[derive(Debug)]
+pub struct Tag(String);
+
+const VARIABLE: &str = "CAPTIVE_TEST_TAG";
+
+impl Tag {
+    /// A tag no other test has.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self(format!(
+            "t{}.{}.",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+
+    /// A command that carries the tag.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env(VARIABLE, &self.0);
+        command
+    }
+
+    /// This test binary in a role, carrying the tag.
+    pub fn role(&self, name: &str) -> Command {
+        let mut command = self.command(std::env::current_exe().unwrap().to_str().unwrap());
+        command.arg("--role").arg(name);
+        command
+    }
+
+    /// The program run-with, carrying the tag.
+    pub fn run_with(&self) -> Command {
+        self.command(RUN_WITH)
+    }
+
+    /// Every process that carries the tag and is no zombie, with the name exec gave it.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let needle = format!("{VARIABLE}={}", self.0);
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|n| n.parse::<i32>().ok())
+            else {
+                continue;
+            };
+            // A zombie's environ reads as empty: its memory is gone.
+            let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+            if environ.split(|b| *b == 0).any(|v| v == needle.as_bytes()) {
+                let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+                found.push((pid, comm.trim_end().to_owned()));
+            }
+        }
+        found
+    }
+
+    /// Waits until a tagged process has this name, and witnesses it.
+    pub fn await_process(&self, comm: &str) -> io::Result<Witness> {
+        let deadline = Instant::now() + HANG;
+        while Instant::now() < deadline {
+            for (pid, name) in self.processes() {
+                if name == comm {
+                    if let Ok(witness) = Witness::of(pid) {
+                        return Ok(witness);
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Err(io::Error::other(format!(
+            "no {comm} appeared; there were {:?}",
+            self.processes()
+        )))
+    }
+
+    /// Waits until nothing that carries the tag is left; what is left at the limit is the answer.
+    pub fn survivors(&self, limit: Duration) -> Vec<(i32, String)> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = self.processes();
+            if left.is_empty() || Instant::now() >= deadline {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        // A process may fork while the list is read: again until there is nothing.
+        for _ in 0..100 {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            for (pid, _) in left {
+                if let Ok(witness) = Witness::of(pid) {
+                    witness.signal(libc::SIGKILL);
+                    witness.gone_within(Duration::from_secs(2));
+                }
+            }
+        }
+    }
+}
+
+/// The program under test.
+pub const RUN_WITH: &str = env!("CARGO_BIN_EXE_run-with");
+
+/// A child that is killed and reaped when the test is done with it, however the test ends.
+#[derive(Debug)]
+pub struct Reaped(pub Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The letter of a process's state in /proc/PID/stat, if there is such a process.
+pub fn state(pid: i32) -> Option<char> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&stat).into_owned();
+    text.rsplit_once(") ")?.1.chars().next()
+}
+
+/// One field of /proc/PID/status, trimmed.
+pub fn status_field(pid: i32, field: &str) -> Option<String> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let text = String::from_utf8_lossy(&status).into_owned();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+/// An argument or path with any bytes.
+pub fn bytes(raw: &[u8]) -> &std::ffi::OsStr {
+    std::ffi::OsStr::from_bytes(raw)
+}
