@@ -6,19 +6,13 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
 
 use nix::errno::Errno;
 
 mod syscall;
 
-pub(crate) use syscall::ERRNO_FREE;
 use syscall::syscall;
-
-/// All signals, as the kernel's 64-bit set.
-pub(crate) const ALL_SIGNALS: u64 = !0;
 
 /// A file descriptor as a system call argument (sign-extended, as the kernel reads an `int`).
 fn fd_arg(fd: BorrowedFd<'_>) -> usize {
@@ -119,4 +113,74 @@ pub(crate) fn exit_group(status: i32) -> ! {
     loop {
         let _ = plain(libc::SYS_exit_group, [int_arg(status), 0, 0, 0, 0, 0]);
     }
+}
+
+/// Sends `signal` to the process `pid`, as kill(2); our own process may always be signalled.
+pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    plain(libc::SYS_kill, [int_arg(pid), int_arg(signal), 0, 0, 0, 0]).map(drop)
+}
+
+/// An eventfd(2) at zero, close-on-exec.
+pub(crate) fn eventfd() -> Result<OwnedFd, Errno> {
+    let fd = plain(
+        libc::SYS_eventfd2,
+        [0, int_arg(libc::EFD_CLOEXEC), 0, 0, 0, 0],
+    )?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Makes an eventfd readable.
+pub(crate) fn eventfd_wake(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let one = 1_u64;
+    let place = &raw const one;
+    // SAFETY: write(2) reads the eight bytes of `one`, which outlives the call.
+    unsafe { syscall(libc::SYS_write, [fd_arg(fd), place as usize, 8, 0, 0, 0]) }.map(drop)
+}
+
+/// Gives the calling *thread* a descriptor table of its own in which only `low` and `high` are open.
+///
+/// close_range(2) with CLOSE_RANGE_UNSHARE (Linux 5.9): the other threads' table is untouched, also
+/// their POSIX record locks, whose owner is their table.
+#[doc(alias = "CLOSE_RANGE_UNSHARE")]
+pub(crate) fn unshare_descriptors_except(low: RawFd, high: RawFd) -> Result<(), Errno> {
+    let close = |first: usize, last: usize| {
+        let flags = libc::CLOSE_RANGE_UNSHARE as usize;
+        plain(libc::SYS_close_range, [first, last, flags, 0, 0, 0]).map(drop)
+    };
+    let (low, high) = (low.cast_unsigned() as usize, high.cast_unsigned() as usize);
+    // The first call decides whether there is a table of our own; it always covers something.
+    close(high + 1, u32::MAX as usize)?;
+    if low + 1 < high {
+        close(low + 1, high - 1)?;
+    }
+    if low > 0 {
+        close(0, low - 1)?;
+    }
+    Ok(())
+}
+
+/// Looks at a descriptor that this process holds by number.
+pub(crate) fn with_raw_fd<R>(fd: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+    // SAFETY: -1 is the one forbidden value, and no caller has it: the numbers come from
+    // descriptors that are open in this thread's table, or from /proc/self/fd. The borrow does not
+    // leave this call; a number closed meanwhile by others gives EBADF, not undefined behaviour.
+    look(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Whether `signal` is at its default disposition; sigaction(2) only asked, of the whole process.
+pub(crate) fn is_at_default(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_DFL)
+}
+
+/// The disposition of `signal` in this process; SIGKILL's and SIGSTOP's is always the default.
+fn disposition(signal: i32) -> Option<libc::sighandler_t> {
+    let mut current = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a null new action changes nothing; the current one is written to `current`.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };
+    if asked != 0 {
+        return None;
+    }
+    // SAFETY: sigaction succeeded, so it has written the structure.
+    Some(unsafe { current.assume_init() }.sa_sigaction)
 }

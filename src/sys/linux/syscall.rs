@@ -4,7 +4,7 @@
 //! the process it shares memory with. Here the kernel's answer comes back as a value. Where there
 //! is no assembly below, [`ERRNO_FREE`] is false and nothing may be made with `CLONE_VM`.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::many_single_char_names)]
 
 use nix::errno::Errno;
 
@@ -26,6 +26,7 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<u
     }
 }
 
+#[expect(unused_imports, reason = "asked by what clones with CLONE_VM")]
 pub(crate) use arch::ERRNO_FREE;
 
 cfg_if::cfg_if! {
