@@ -5,6 +5,12 @@
 //! `clone` and `exec`, and in a `CLONE_VM` child.
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "system call arguments and answers are registers; an int comes back as an int"
+)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -21,7 +27,7 @@ fn fd_arg(fd: BorrowedFd<'_>) -> usize {
 
 /// An `int` as a system call argument.
 fn int_arg(value: i32) -> usize {
-    (value as isize).cast_unsigned()
+    value as isize as usize
 }
 
 /// An id as a system call argument.
@@ -148,7 +154,7 @@ pub(crate) fn unshare_descriptors_except(low: RawFd, high: RawFd) -> Result<(), 
         let flags = libc::CLOSE_RANGE_UNSHARE as usize;
         plain(libc::SYS_close_range, [first, last, flags, 0, 0, 0]).map(drop)
     };
-    let (low, high) = (low.cast_unsigned() as usize, high.cast_unsigned() as usize);
+    let (low, high) = (low as usize, high as usize);
     // The first call decides whether there is a table of our own; it always covers something.
     close(high + 1, u32::MAX as usize)?;
     if low + 1 < high {

@@ -5,6 +5,11 @@
 //! is no assembly below, [`ERRNO_FREE`] is false and nothing may be made with `CLONE_VM`.
 
 #![allow(unsafe_code, clippy::many_single_char_names)]
+#![allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    reason = "arguments and answers are registers"
+)]
 
 use nix::errno::Errno;
 
@@ -22,7 +27,7 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<u
         -4095..=-1 => Err(Errno::from_raw(
             i32::try_from(-answer).unwrap_or(libc::EINVAL),
         )),
-        value => Ok(value.cast_unsigned()),
+        value => Ok(value as usize),
     }
 }
 
