@@ -33,9 +33,12 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod exit_with_parent;
+pub mod privileges;
+pub mod run_with;
 
 mod error;
 mod sys;
 
 pub use error::Error;
 pub use exit_with_parent::exit_with_parent;
+pub use run_with::RunWith;

@@ -1,0 +1,5 @@
+//! Who the process becomes: the user it drops to.
+
+mod user;
+
+pub use user::{User, UserError};
