@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use crate::async_teardown::TeardownError;
 use crate::exit_with_parent::ArmError;
+use crate::privileges::PrivilegeError;
+use crate::run_with::{OptionError, PrepareError, StepError};
 
 /// What went wrong in any part of this crate, for callers that use several with one `?`.
 ///
@@ -17,12 +20,27 @@ use crate::exit_with_parent::ArmError;
 pub enum Error {
     /// [`exit_with_parent`](crate::exit_with_parent).
     ExitWithParent(ArmError),
+    /// [`privileges`](crate::privileges): a user that cannot be resolved.
+    Privileges(PrivilegeError),
+    /// [`async_teardown`](crate::async_teardown).
+    AsyncTeardown(TeardownError),
+    /// An option string.
+    Options(OptionError),
+    /// [`RunWith::prepare`](crate::RunWith::prepare).
+    Prepare(PrepareError),
+    /// [`Prepared::apply`](crate::run_with::Prepared::apply).
+    Apply(StepError),
 }
 
 impl Error {
     fn part(&self) -> &(dyn std::error::Error + 'static) {
         match self {
             Self::ExitWithParent(error) => error,
+            Self::Privileges(error) => error,
+            Self::AsyncTeardown(error) => error,
+            Self::Options(error) => error,
+            Self::Prepare(error) => error,
+            Self::Apply(error) => error,
         }
     }
 }
@@ -39,8 +57,21 @@ impl std::error::Error for Error {
     }
 }
 
-impl From<ArmError> for Error {
-    fn from(error: ArmError) -> Self {
-        Self::ExitWithParent(error)
-    }
+macro_rules! from_part {
+    ($($error:ident => $variant:ident),+ $(,)?) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )+};
+}
+
+from_part! {
+    ArmError => ExitWithParent,
+    PrivilegeError => Privileges,
+    TeardownError => AsyncTeardown,
+    OptionError => Options,
+    PrepareError => Prepare,
+    StepError => Apply,
 }

@@ -32,6 +32,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod async_teardown;
 pub mod exit_with_parent;
 pub mod privileges;
 pub mod run_with;

@@ -10,9 +10,13 @@ mod display;
 mod error;
 mod keys;
 mod options;
+mod plan;
 
 pub use error::{OptionError, OptionErrorKind};
 pub use keys::{KEYS, Key};
+#[cfg(feature = "cli")]
+pub(crate) use plan::Plan;
+pub use plan::{Applied, PrepareError, Prepared, Step, StepCause, StepError};
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
