@@ -1,10 +1,10 @@
 //! The option string, with the real QEMU as oracle.
 //!
 //! QEMU 7.2 has no `-run-with` yet, but reads other options with the same parser, so a string is
-//! tried with its keys renamed: to `-name`'s (two strings and a switch; a message that QEMU is
-//! told to begin with the guest's name then shows the value it stored), to `-overcommit`'s (two
-//! switches, and `id` is allowed). `-runas` judges users. Each run ends at a last `-runas :`,
-//! whose refusal proves that all before it was taken; no machine is made.
+//! tried with its keys renamed: to `-msg`'s (two switches: whether a message begins with the time
+//! and with the guest's name; `id` is allowed), and to `-name`'s (two strings, one of them that
+//! name, and a switch). `-runas` judges users. Each run ends at a last `-runas :`, whose refusal
+//! proves that all before it was taken, and shows the values QEMU stored; no machine is made.
 //!
 //! Where QEMU takes what is refused here, the difference must be a class of the table in
 //! docs/options.md; and each class there must be seen, in its example and in generated strings.
@@ -75,7 +75,7 @@ struct Answer {
     verdict: Verdict,
     /// QEMU warned that a key stood alone.
     short_form: bool,
-    /// What stands before the last message: the guest's name, if QEMU was told to show it.
+    /// What begins the last message: the time and the guest's name, if QEMU was told to show them.
     name: Vec<u8>,
 }
 
@@ -142,9 +142,10 @@ fn find_last(text: &[u8], part: &[u8]) -> Option<usize> {
 /// Our keys, as another option of QEMU's names them.
 type Names = &'static [(&'static str, &'static str)];
 
-const OVERCOMMIT: Names = &[
-    ("async-teardown", "mem-lock"),
-    ("exit-with-parent", "cpu-pm"),
+/// Both switches are what QEMU shows again.
+const MSG: Names = &[
+    ("async-teardown", "timestamp"),
+    ("exit-with-parent", "guest-name"),
 ];
 /// The directory is what QEMU shows again.
 const NAME_SHOWS_CHROOT: Names = &[
@@ -178,9 +179,16 @@ fn renamed(text: &[u8], names: Names) -> Vec<u8> {
     out
 }
 
-fn overcommit(text: &[u8]) -> Result<Answer, Box<dyn std::error::Error>> {
-    let text = renamed(text, OVERCOMMIT);
-    qemu(&["-overcommit".as_ref(), bytes(&text)])
+fn msg(text: &[u8]) -> Result<Answer, Box<dyn std::error::Error>> {
+    let text = renamed(text, MSG);
+    let [name, guest, msg] = ["-name", "guest=G", "-msg"].map(OsStr::new);
+    qemu(&[name, guest, msg, bytes(&text)])
+}
+
+/// Whether the time and the guest's name begin the last message.
+fn shown_switches(answer: &Answer) -> (bool, bool) {
+    let time = answer.name.first().is_some_and(u8::is_ascii_digit);
+    (time, answer.name.ends_with(b"G"))
 }
 
 /// `-name` takes a first element without a key for the guest: `texts` must begin with a key.
@@ -523,17 +531,23 @@ fn switches(count: usize) -> Outcome {
     })
 }
 
-/// Holds a string without a directory or user against `-overcommit`; the class if they differ.
+/// Holds a string without a directory or user against `-msg`; the class if they differ.
 fn judge_switches(
     text: &[u8],
     seen: &mut Seen,
 ) -> Result<Option<&'static str>, Box<dyn std::error::Error>> {
-    let qemu = overcommit(text)?;
+    let qemu = msg(text)?;
     let ours = RunWith::parse(bytes(text));
     let both = format!("{ours:?}; QEMU: {qemu:?}");
     let error = match ours {
-        Ok(_) => {
+        Ok(options) => {
             ensure!(qemu.verdict == Verdict::Taken && !qemu.short_form, "{both}");
+            let on = |given: Option<bool>| given == Some(true);
+            let switches = (
+                on(options.get_async_teardown()),
+                on(options.get_exit_with_parent()),
+            );
+            ensure!(switches == shown_switches(&qemu), "{both}");
             seen.taken += 1;
             return Ok(None);
         }
@@ -548,7 +562,7 @@ fn judge_switches(
         }
         OptionErrorKind::Id => "id",
         kind => {
-            ensure!(same_error(kind, &qemu, OVERCOMMIT) == Some(true), "{both}");
+            ensure!(same_error(kind, &qemu, MSG) == Some(true), "{both}");
             return Ok(None);
         }
     };
