@@ -8,6 +8,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -119,4 +120,202 @@ pub(crate) fn exit_group(status: i32) -> ! {
     loop {
         let _ = plain(libc::SYS_exit_group, [int_arg(status), 0, 0, 0, 0, 0]);
     }
+}
+
+/// Replaces the calling thread's signal mask with exactly `set`; the answer is the old one.
+///
+/// rt_sigprocmask(2). Not through the C library, which keeps its own signals (32, 33) out of every
+/// set it is given. SIGKILL and SIGSTOP stay deliverable whatever the set says.
+#[doc(alias = "SYS_rt_sigprocmask")]
+pub(crate) fn set_signal_mask(set: u64) -> Result<u64, Errno> {
+    let mut old: u64 = 0;
+    let (new, place) = (&raw const set, &raw mut old);
+    // SAFETY: reads eight bytes from `new` and writes eight to `place`; both outlive the call.
+    unsafe {
+        syscall(
+            libc::SYS_rt_sigprocmask,
+            [
+                int_arg(libc::SIG_SETMASK),
+                new as usize,
+                place as usize,
+                size_of::<u64>(),
+                0,
+                0,
+            ],
+        )?;
+    }
+    Ok(old)
+}
+
+/// Names the calling thread: up to 15 bytes and a NUL.
+///
+/// PR_SET_NAME(2const): the thread that calls, nobody else's name, even with shared memory.
+#[doc(alias = "PR_SET_NAME")]
+pub(crate) fn set_name(name: &[u8; 16]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads at most 16 bytes from `name`.
+    unsafe {
+        syscall(
+            libc::SYS_prctl,
+            [
+                int_arg(libc::PR_SET_NAME),
+                name.as_ptr() as usize,
+                0,
+                0,
+                0,
+                0,
+            ],
+        )
+    }
+    .map(drop)
+}
+
+/// Makes the calling process the leader of a new session and process group, without a terminal.
+///
+/// setsid(2): EPERM if it leads a process group already, which a child just made never does.
+pub(crate) fn setsid() -> Result<(), Errno> {
+    plain(libc::SYS_setsid, [0; 6]).map(drop)
+}
+
+/// Changes the working directory.
+pub(crate) fn chdir(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a NUL-terminated string.
+    unsafe { syscall(libc::SYS_chdir, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Closes every descriptor of the calling process's table but `keep`.
+///
+/// close_range(2), Linux 5.9; where it is refused, by ENOSYS or an old seccomp profile's EPERM, one
+/// by one up to the table's size in /proc/self/status (`FDSize`): RLIMIT_NOFILE can be a thousand
+/// million, and lower than a descriptor opened before it was lowered. Without /proc it fails.
+///
+/// # Safety
+/// No descriptor but `keep` may be used by anyone who shares the table.
+#[doc(alias = "SYS_close_range")]
+pub(crate) unsafe fn close_all_but(keep: RawFd) -> Result<(), Errno> {
+    let keep = u32::try_from(keep).map_err(|_| Errno::EBADF)?;
+    let below = if keep == 0 {
+        Ok(())
+    } else {
+        close_range(0, keep - 1)
+    };
+    match below.and_then(|()| close_range(keep + 1, u32::MAX)) {
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            for fd in 0..descriptor_table_size()? {
+                if fd != keep {
+                    // EBADF: was not open. On Linux an error of close leaves nothing open.
+                    let _ = plain(libc::SYS_close, [id_arg(fd), 0, 0, 0, 0, 0]);
+                }
+            }
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
+/// close_range(2) without flags; callers see to who uses the descriptors.
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    plain(
+        libc::SYS_close_range,
+        [id_arg(first), id_arg(last), 0, 0, 0, 0],
+    )
+    .map(drop)
+}
+
+/// One more than the highest descriptor the calling process can have open now, or a little higher.
+fn descriptor_table_size() -> Result<u32, Errno> {
+    const FIELD: &[u8] = b"\nFDSize:\t";
+    let path = c"/proc/self/status".as_ptr() as usize;
+    let flags = int_arg(libc::O_RDONLY | libc::O_CLOEXEC);
+    // SAFETY: the kernel reads a NUL-terminated string.
+    let fd = unsafe {
+        syscall(
+            libc::SYS_openat,
+            [int_arg(libc::AT_FDCWD), path, flags, 0, 0, 0],
+        )
+    }?;
+    let mut text = [0_u8; 2048];
+    let place = text.as_mut_ptr() as usize;
+    // SAFETY: the kernel writes at most `text.len()` bytes to it.
+    let read = unsafe { syscall(libc::SYS_read, [fd, place, text.len(), 0, 0, 0]) };
+    let _ = plain(libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
+    let text = text.get(..read?).unwrap_or_default();
+    let mut windows = text.windows(FIELD.len());
+    let at = windows.position(|w| w == FIELD).ok_or(Errno::ENOTSUP)?;
+    let digits = text.get(at + FIELD.len()..).unwrap_or_default();
+    Ok(digits
+        .iter()
+        .take_while(|b| b.is_ascii_digit())
+        .fold(0_u32, |size, b| {
+            size.saturating_mul(10).saturating_add(u32::from(b - b'0'))
+        }))
+}
+
+/// Takes a POSIX write lock on the whole file, waiting for it if `wait` is set.
+///
+/// fcntl_locking(2): the owner is the table of descriptors, that is the process. Held by another
+/// it is EAGAIN (or EACCES), or, waiting, EINTR after a signal handler. *Closing any descriptor* of
+/// the file releases the owner's locks; a fork does not pass them on.
+#[doc(alias = "F_SETLK")]
+#[doc(alias = "F_SETLKW")]
+pub(crate) fn lock_file(fd: BorrowedFd<'_>, wait: bool) -> Result<(), Errno> {
+    // SAFETY: a plain C struct, for which all zeroes are values: offset 0, length 0 (to the end).
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    let command = if wait { libc::F_SETLKW } else { libc::F_SETLK };
+    let place = (&raw const lock) as usize;
+    // SAFETY: the kernel reads one struct flock from `place`, which outlives the call.
+    unsafe {
+        syscall(
+            libc::SYS_fcntl,
+            [fd_arg(fd), int_arg(command), place, 0, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// Sleeps while `word` is `expected`, until a wake; also returns for no reason at all.
+///
+/// futex(2), not private: the kernel's own wake of CLONE_CHILD_CLEARTID is not private either.
+#[doc(alias = "FUTEX_WAIT")]
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
+    let args = [
+        word.as_ptr() as usize,
+        int_arg(libc::FUTEX_WAIT),
+        id_arg(expected),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads an aligned u32 that is borrowed for the call; no timeout.
+    let _ = unsafe { syscall(libc::SYS_futex, args) };
+}
+
+/// Wakes all who sleep on `word`.
+#[doc(alias = "FUTEX_WAKE")]
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    let args = [
+        word.as_ptr() as usize,
+        int_arg(libc::FUTEX_WAKE),
+        i32::MAX as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel uses the address as a key; it is borrowed for the call.
+    let _ = unsafe { syscall(libc::SYS_futex, args) };
+}
+
+/// Waits for the child behind `pidfd` to end and reaps it, whatever its exit signal.
+///
+/// waitid(2) with P_PIDFD, Linux 5.4 (before: EINVAL). ECHILD if it is no child or was reaped,
+/// EBADF if there is no such descriptor, EINTR after a signal handler.
+#[doc(alias = "P_PIDFD")]
+pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
+    let options = int_arg(libc::WEXITED | libc::__WALL);
+    plain(
+        libc::SYS_waitid,
+        [id_arg(libc::P_PIDFD), int_arg(pidfd), 0, options, 0, 0],
+    )
+    .map(drop)
 }
