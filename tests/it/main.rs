@@ -24,6 +24,7 @@
 mod support;
 
 mod roles;
+mod teardown;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -33,7 +34,8 @@ fn main() {
         std::process::exit(roles::run(args));
     }
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = Vec::new();
+    let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own: trials.extend(module::tests());
+    trials.extend(teardown::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }
