@@ -8,6 +8,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,6 +22,10 @@ static STARTED_BY: AtomicI32 = AtomicI32::new(0);
 
 /// For the helper's stack: it makes no signal frames and calls a few leaf functions.
 const STACK: usize = 32 * 1024;
+
+/// How long a process may take from closing the lock's file to being waitable; microseconds, unless
+/// closing another descriptor takes time. After an exec the old image stays this much longer.
+const LAST_STEPS: Duration = Duration::from_millis(100);
 
 /// The helper is on its way.
 const STARTING: u32 = 1;
@@ -39,6 +44,8 @@ struct Shared {
     step: AtomicU32,
     errno: AtomicI32,
     lock: RawFd,
+    /// A pidfd of the process.
+    process: RawFd,
     name: [u8; 16],
 }
 
@@ -195,11 +202,14 @@ pub(super) fn start() -> Result<Helper, TeardownError> {
 fn start_unclaimed(owner: i32) -> Result<Helper, TeardownError> {
     let lock = memory_file().map_err(|errno| failed(Step::CreateFile, errno))?;
     sys::lock_file(lock.as_fd(), false).map_err(|errno| failed(Step::TakeLock, errno))?;
+    // Of ourselves, so that there is no doubt whose it is. Only the helper's copy stays open.
+    let process = sys::pidfd_open(owner).map_err(|errno| failed(Step::OpenPidfd, errno))?;
     let mapping = Mapping::new(Shared {
         state: AtomicU32::new(STARTING),
         step: AtomicU32::new(0),
         errno: AtomicI32::new(0),
         lock: lock.as_raw_fd(),
+        process: process.as_raw_fd(),
         name: name(owner),
     })?;
     let (pid, pidfd) = clone(&mapping).map_err(|errno| failed(Step::Clone, errno))?;
@@ -295,8 +305,10 @@ fn clone(mapping: &Mapping) -> Result<(i32, OwnedFd), Errno> {
 extern "C" fn helper(shared: *mut c_void) -> c_int {
     // SAFETY: the process keeps the mapping until it has reaped us.
     let shared = unsafe { &*shared.cast::<Shared>() };
-    // SAFETY: open in our own table, and the one descriptor that is never closed.
+    // SAFETY: open in our own table, and one of the two descriptors that are never closed.
     let lock = unsafe { BorrowedFd::borrow_raw(shared.lock) };
+    // SAFETY: as above, the other.
+    let process = unsafe { BorrowedFd::borrow_raw(shared.process) };
     match prepare(shared, lock) {
         Ok(()) => {
             shared.state.store(READY, Ordering::Release);
@@ -304,6 +316,9 @@ extern "C" fn helper(shared: *mut c_void) -> c_int {
             // No signal handler can run here; a stop and continue restarts the call. Any other
             // answer is the end: better too early than never.
             while sys::lock_file(lock, true) == Err(Errno::EINTR) {}
+            // A process that exits closes its descriptors before it is waitable. To free its memory
+            // between the two would compete with it for the processor and hold it up.
+            let _ = sys::readable_within(process, LAST_STEPS);
         }
         Err((step, errno)) => {
             shared.step.store(step, Ordering::Relaxed);
@@ -316,8 +331,13 @@ extern "C" fn helper(shared: *mut c_void) -> c_int {
 
 /// The helper's steps; an error is an index in [`STEPS`] and the kernel's answer.
 fn prepare(shared: &Shared, lock: BorrowedFd<'_>) -> Result<(), (u32, Errno)> {
+    let (lower, higher) = if shared.lock < shared.process {
+        (shared.lock, shared.process)
+    } else {
+        (shared.process, shared.lock)
+    };
     // SAFETY: made without CLONE_FILES, so the table is ours, and we use no other descriptor.
-    unsafe { sys::close_all_but(shared.lock) }.map_err(|errno| (0, errno))?;
+    unsafe { sys::close_all_but([lower, higher]) }.map_err(|errno| (0, errno))?;
     sys::set_name(&shared.name).map_err(|errno| (1, errno))?;
     sys::setsid().map_err(|errno| (2, errno))?;
     // So that a directory the process has left can be unmounted. Not vital.

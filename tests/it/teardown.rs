@@ -320,10 +320,8 @@ fn helper_has_nothing() -> Outcome {
     let tag = Tag::new();
     let (mut main, helper) = Main::started(&tag, 1)?;
     let held = descriptors(helper.pid)?;
-    ensure!(
-        held == BTreeSet::from(["/memfd:async-teardown (deleted)".to_owned()]),
-        "{held:?}"
-    );
+    let documented = ["/memfd:async-teardown (deleted)", "anon_inode:[pidfd]"];
+    ensure!(held == documented.map(str::to_owned).into(), "{held:?}");
     ensure!(
         descriptors(main.pid())?.len() > held.len(),
         "the process has no more descriptors than the helper"
@@ -364,7 +362,7 @@ fn without_close_range() -> Outcome {
         main.ask(&format!("deny {} {errno}", libc::SYS_close_range))?;
         let helper = main.start()?;
         let held = descriptors(helper.pid)?;
-        ensure!(held.len() == 1, "{held:?}");
+        ensure!(held.len() == 2, "{held:?}");
         main.kill()?;
         leaves(&helper)?;
     }
@@ -477,6 +475,7 @@ fn each_step_fails() -> Outcome {
     let injected = [
         (libc::SYS_memfd_create, "CreateFile"),
         (libc::SYS_fcntl, "TakeLock"),
+        (libc::SYS_pidfd_open, "OpenPidfd"),
         (libc::SYS_mmap, "MapStack"),
         (libc::SYS_mprotect, "GuardStack"),
         (libc::SYS_clone, "Clone"),
@@ -513,7 +512,7 @@ fn each_step_fails() -> Outcome {
     // No descriptor for the helper's pidfd; and with room for it, none of that.
     let tag = Tag::new();
     let mut main = Main::new(&tag)?;
-    main.expect("limit-descriptors 4", "limited")?;
+    main.expect("limit-descriptors 5", "limited")?;
     let answer = main.ask("start")?;
     ensure!(answer.starts_with("Step { step: Clone,"), "{answer}");
     main.expect("limit-descriptors 64", "limited")?;

@@ -182,29 +182,34 @@ pub(crate) fn chdir(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_chdir, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Closes every descriptor of the calling process's table but `keep`.
+/// Closes every descriptor of the calling process's table but those in `keep`, which is sorted.
 ///
 /// close_range(2), Linux 5.9; where it is refused, by ENOSYS or an old seccomp profile's EPERM, one
 /// by one up to the table's size in /proc/self/status (`FDSize`): RLIMIT_NOFILE can be a thousand
 /// million, and lower than a descriptor opened before it was lowered. Without /proc it fails.
 ///
 /// # Safety
-/// No descriptor but `keep` may be used by anyone who shares the table.
+/// No descriptor but those in `keep` may be used by anyone who shares the table.
 #[doc(alias = "SYS_close_range")]
-pub(crate) unsafe fn close_all_but(keep: RawFd) -> Result<(), Errno> {
-    let keep = u32::try_from(keep).map_err(|_| Errno::EBADF)?;
-    let below = if keep == 0 {
-        Ok(())
-    } else {
-        close_range(0, keep - 1)
-    };
-    match below.and_then(|()| close_range(keep + 1, u32::MAX)) {
+pub(crate) unsafe fn close_all_but(keep: [RawFd; 2]) -> Result<(), Errno> {
+    let mut first: u32 = 0;
+    for fd in keep {
+        let fd = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
+        if first < fd {
+            close_between(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_between(first, u32::MAX)
+}
+
+/// Closes the descriptors `first` to `last`, both included, of the calling process's table.
+fn close_between(first: u32, last: u32) -> Result<(), Errno> {
+    match close_range(first, last) {
         Err(Errno::ENOSYS | Errno::EPERM) => {
-            for fd in 0..descriptor_table_size()? {
-                if fd != keep {
-                    // EBADF: was not open. On Linux an error of close leaves nothing open.
-                    let _ = plain(libc::SYS_close, [id_arg(fd), 0, 0, 0, 0, 0]);
-                }
+            for fd in first..descriptor_table_size()?.min(last.saturating_add(1)) {
+                // EBADF: was not open. On Linux an error of close leaves nothing open.
+                let _ = plain(libc::SYS_close, [id_arg(fd), 0, 0, 0, 0, 0]);
             }
             Ok(())
         }
@@ -318,4 +323,25 @@ pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
         [id_arg(libc::P_PIDFD), int_arg(pidfd), 0, options, 0, 0],
     )
     .map(drop)
+}
+
+/// Sleeps until `fd` is readable, for at most `limit`; the answer is whether it is.
+///
+/// ppoll(2): EINTR after a signal handler, EINVAL with an RLIMIT_NOFILE of 0.
+#[doc(alias = "SYS_ppoll")]
+pub(crate) fn readable_within(fd: BorrowedFd<'_>, limit: Duration) -> Result<bool, Errno> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut timeout = libc::timespec {
+        tv_sec: limit.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(limit.subsec_nanos() as i32),
+    };
+    let (poll, timeout) = (&raw mut poll, &raw mut timeout);
+    let args = [poll as usize, 1, timeout as usize, 0, 0, 0];
+    // SAFETY: one struct pollfd, one struct timespec (both may be written), no signal mask; they
+    // outlive the call.
+    unsafe { syscall(libc::SYS_ppoll, args) }.map(|ready| ready > 0)
 }
