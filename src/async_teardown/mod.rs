@@ -49,8 +49,15 @@
 use std::fmt;
 use std::io;
 
-mod unsupported;
-use unsupported as platform;
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod linux;
+        use linux as platform;
+    } else {
+        mod unsupported;
+        use unsupported as platform;
+    }
+}
 
 /// Whether [`start`] can work here: Linux 5.4 or later on `x86_64` or `aarch64`.
 ///
@@ -203,6 +210,8 @@ pub enum Step {
     CreateFile,
     /// `fcntl(F_SETLK)` in the process: taking the lock.
     TakeLock,
+    /// `pidfd_open(2)` of the process itself.
+    OpenPidfd,
     /// `mmap(2)`: the helper's stack.
     MapStack,
     /// `mprotect(2)`: the guard page of the helper's stack.
@@ -224,6 +233,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::CreateFile => "memfd_create",
             Self::TakeLock => "fcntl(F_SETLK) in the process",
+            Self::OpenPidfd => "pidfd_open of the process itself",
             Self::MapStack => "mmap of the helper's stack",
             Self::GuardStack => "mprotect of the helper's guard page",
             Self::Clone => "clone(CLONE_VM)",

@@ -13,16 +13,16 @@ use std::os::unix::ffi::OsStrExt;
 /// C's `main`.
 ///
 /// # Safety
-/// As called by the C library: `argv` holds `argc` pointers to NUL-terminated strings.
+/// As called by the C library: `strings` holds `count` pointers to NUL-terminated strings.
 // SAFETY: the one `main` of this program; the C runtime calls it as C99 5.1.2.2.1 says.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
-    let count = usize::try_from(argc).unwrap_or(0);
+pub unsafe extern "C" fn main(count: c_int, strings: *const *const c_char) -> c_int {
+    let count = usize::try_from(count).unwrap_or(0);
     let mut args: Vec<OsString> = Vec::with_capacity(count);
     for index in 1..count {
-        // SAFETY: `index` is below `argc`.
-        let place = unsafe { argv.add(index) };
-        // SAFETY: `place` points into `argv`.
+        // SAFETY: `index` is below `count`.
+        let place = unsafe { strings.add(index) };
+        // SAFETY: `place` points into `strings`.
         let arg = unsafe { *place };
         // SAFETY: a NUL-terminated string that lives as long as the process.
         let arg = unsafe { CStr::from_ptr(arg) };

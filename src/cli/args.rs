@@ -111,7 +111,9 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Request, UsageError> {
                 match RunWith::parse(&operand) {
                     Ok(options) => seen.options.merge(options),
                     Err(error) if error.is_help() => return Ok(Request::Keys(error.to_string())),
-                    Err(error) => return Err(usage(format!("{}: {error}", operand.display()))),
+                    Err(error) => {
+                        return Err(usage(format!("{}: {error}", operand.to_string_lossy())));
+                    }
                 }
                 continue;
             }
@@ -139,6 +141,7 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Request, UsageError> {
 
 /// What has been read so far.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 struct Seen {
     options: RunWith,
     command: Vec<OsString>,
@@ -169,7 +172,7 @@ impl Seen {
             usage(format!(
                 "--{}: {:?} is not {expected}",
                 flag.long,
-                value.display().to_string()
+                value.to_string_lossy()
             ))
         };
         let text = value.to_str().unwrap_or_default();

@@ -155,6 +155,7 @@ fn check_thread(tid: u32, status: &str, identity: &Identity) -> Result<(), NotDr
 
 /// The same changes for a child between clone and exec, which has one thread: raw system calls, no
 /// allocation.
+#[cfg(feature = "cli")]
 pub(crate) mod in_child {
     use std::os::fd::BorrowedFd;
 

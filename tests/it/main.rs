@@ -11,7 +11,8 @@
     clippy::panic,
     clippy::unwrap_used,
     clippy::exit,
-    missing_docs
+    missing_docs,
+    unreachable_pub
 )]
 #![allow(
     clippy::undocumented_unsafe_blocks,
@@ -25,6 +26,7 @@ mod support;
 
 mod grammar;
 mod roles;
+mod teardown;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -37,5 +39,6 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
     trials.extend(grammar::tests());
+    trials.extend(teardown::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

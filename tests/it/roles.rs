@@ -2,12 +2,15 @@
 
 use std::ffi::OsString;
 
+mod teardown;
+
 /// Runs the role named by the first argument; the answer is the exit status.
 pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
-    let _ = &args;
     match name.to_str() {
+        Some("teardown") => teardown::run(),
+        Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
         _ => {
             eprintln!("it: no role {name:?}");
             2

@@ -120,7 +120,7 @@ impl Program {
         let cause = std::io::Error::from(errno);
         Failure {
             status,
-            message: format!("{}: {cause}", self.name.display()),
+            message: format!("{}: {cause}", self.name.to_string_lossy()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-use super::{int_arg, syscall};
+use super::syscall;
 
 /// Strings for execve, and room for the array of pointers to them.
 #[derive(Debug)]
@@ -80,50 +80,4 @@ pub(crate) fn has_file_capabilities(path: &CStr) -> bool {
     let args = [path.as_ptr() as usize, name, 0, 0, 0, 0];
     // SAFETY: two NUL-terminated strings; a size of zero writes nothing.
     unsafe { syscall(libc::SYS_getxattr, args) }.is_ok_and(|size| size > 0)
-}
-
-/// poll(2) by way of ppoll: like everything here, for a child that may touch no errno. A negative
-/// number in `fds` is skipped.
-#[cfg(target_pointer_width = "64")]
-pub(crate) fn poll(
-    fds: &mut [libc::pollfd],
-    limit: Option<std::time::Duration>,
-) -> Result<usize, Errno> {
-    // ppoll's system call writes the time left back.
-    let mut limit = limit.map(|limit| libc::timespec {
-        tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_nsec: limit.subsec_nanos().into(),
-    });
-    let place = limit.as_mut().map_or(0, |limit| &raw mut *limit as usize);
-    let args = [
-        fds.as_mut_ptr() as usize,
-        fds.len(),
-        place,
-        0,
-        size_of::<u64>(),
-        0,
-    ];
-    // SAFETY: the kernel reads and writes `fds`, whose length it is told, and one timespec.
-    unsafe { syscall(libc::SYS_ppoll, args) }
-}
-
-/// CLOCK_MONOTONIC, for a child that may not use the C library's.
-#[cfg(target_pointer_width = "64")]
-pub(crate) fn now() -> std::time::Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let place = &raw mut time as usize;
-    // SAFETY: the kernel writes one timespec.
-    let _ = unsafe {
-        syscall(
-            libc::SYS_clock_gettime,
-            [int_arg(libc::CLOCK_MONOTONIC), place, 0, 0, 0, 0],
-        )
-    };
-    std::time::Duration::new(
-        time.tv_sec.try_into().unwrap_or(0),
-        time.tv_nsec.try_into().unwrap_or(0),
-    )
 }

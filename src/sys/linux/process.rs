@@ -1,6 +1,6 @@
 //! Making, executing and waiting for processes.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicI32;
 
 use nix::errno::Errno;
@@ -10,8 +10,6 @@ use super::{fd_arg, int_arg, plain, syscall};
 /// What a child made by [`clone`] shares with us, besides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// Nothing: a fork; we go on at once.
-    Nothing,
     /// Nothing, and we are held until the child has exec'ed or ended (CLONE_VFORK without CLONE_VM:
     /// its memory is a copy, so whatever it does to its credentials concerns nobody else).
     NothingUntilExec,
@@ -30,7 +28,6 @@ pub(crate) unsafe fn clone(share: Share, pidfd: &AtomicI32) -> Result<i32, Errno
     let flags = libc::CLONE_PIDFD
         | libc::SIGCHLD
         | match share {
-            Share::Nothing => 0,
             Share::NothingUntilExec => libc::CLONE_VFORK,
             Share::Descriptors => libc::CLONE_FILES,
         };
@@ -40,82 +37,6 @@ pub(crate) unsafe fn clone(share: Share, pidfd: &AtomicI32) -> Result<i32, Errno
     // SAFETY: the kernel writes one int to `pidfd`, an atomic borrowed for the call; memory is not
     // shared with the child; what the child may do is the caller's promise.
     unsafe { syscall(libc::SYS_clone, args) }.map(|pid| pid as i32)
-}
-
-/// Replaces the calling thread's signal mask; the answer is the old one.
-///
-/// rt_sigprocmask(2). Not through the C library, which keeps its own signals (32, 33) out of every
-/// set it is given. SIGKILL and SIGSTOP stay deliverable whatever the set says.
-#[doc(alias = "SYS_rt_sigprocmask")]
-pub(crate) fn set_signal_mask(set: u64) -> Result<u64, Errno> {
-    let mut old: u64 = 0;
-    let (new, place) = (&raw const set as usize, &raw mut old as usize);
-    let args = [
-        int_arg(libc::SIG_SETMASK),
-        new,
-        place,
-        size_of::<u64>(),
-        0,
-        0,
-    ];
-    // SAFETY: reads eight bytes from `new` and writes eight to `place`; both outlive the call.
-    unsafe { syscall(libc::SYS_rt_sigprocmask, args)? };
-    Ok(old)
-}
-
-/// All signals, as the kernel's 64-bit set.
-pub(crate) const ALL_SIGNALS: u64 = !0;
-
-/// Sets a disposition that has no handler: SIG_DFL or SIG_IGN; rt_sigaction(2).
-pub(crate) fn set_disposition(signal: i32, handler: libc::sighandler_t) -> Result<(), Errno> {
-    // struct kernel_sigaction: handler, flags, restorer, mask, each of the machine's word.
-    let action: [usize; 4] = [handler, 0, 0, 0];
-    let place = &raw const action as usize;
-    // SAFETY: the kernel reads the four words; SIG_DFL and SIG_IGN run no code.
-    unsafe {
-        syscall(
-            libc::SYS_rt_sigaction,
-            [int_arg(signal), place, 0, size_of::<u64>(), 0, 0],
-        )
-    }
-    .map(drop)
-}
-
-/// Makes the calling process the leader of a new session and process group, without a terminal.
-pub(crate) fn setsid() -> Result<(), Errno> {
-    plain(libc::SYS_setsid, [0; 6]).map(drop)
-}
-
-/// Names the calling thread, 15 bytes and a NUL; prctl(PR_SET_NAME).
-pub(crate) fn set_name(name: &[u8; 16]) -> Result<(), Errno> {
-    let args = [
-        int_arg(libc::PR_SET_NAME),
-        name.as_ptr() as usize,
-        0,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: the kernel reads at most 16 bytes.
-    unsafe { syscall(libc::SYS_prctl, args) }.map(drop)
-}
-
-/// No exec from here on gains privileges; prctl(PR_SET_NO_NEW_PRIVS), of the calling thread.
-pub(crate) fn set_no_new_privs() -> Result<(), Errno> {
-    plain(
-        libc::SYS_prctl,
-        [int_arg(libc::PR_SET_NO_NEW_PRIVS), 1, 0, 0, 0, 0],
-    )
-    .map(drop)
-}
-
-/// No core dump of this process, whatever core_pattern says; prctl(PR_SET_DUMPABLE).
-pub(crate) fn set_not_dumpable() -> Result<(), Errno> {
-    plain(
-        libc::SYS_prctl,
-        [int_arg(libc::PR_SET_DUMPABLE), 0, 0, 0, 0, 0],
-    )
-    .map(drop)
 }
 
 /// Sends `signal` to the process group that the process behind `pidfd` leads, which may have ended:
@@ -134,15 +55,6 @@ pub(crate) fn pidfd_send_signal_to_group(pidfd: BorrowedFd<'_>, signal: i32) -> 
         0,
     ];
     plain(libc::SYS_pidfd_send_signal, args).map(drop)
-}
-
-/// Closes the descriptors from `first` to `last`; close_range(2), Linux 5.9.
-fn close_range(first: u32, last: u32) -> Result<(), Errno> {
-    plain(
-        libc::SYS_close_range,
-        [first as usize, last as usize, 0, 0, 0, 0],
-    )
-    .map(drop)
 }
 
 /// The process group of `pid`; getpgid(2).
@@ -216,54 +128,7 @@ pub(crate) fn clone_running(
     // SAFETY: the child runs `run` alone, whose author has read the rule above, and cannot come back.
     let pid = unsafe { clone(share, pidfd) }?;
     if pid == 0 {
-        match run() {}
+        run();
     }
     Ok(pid)
-}
-
-/// Closes a descriptor by number, which nobody owns.
-pub(crate) fn close(fd: i32) {
-    let _ = plain(libc::SYS_close, [int_arg(fd), 0, 0, 0, 0, 0]);
-}
-
-/// Whether a descriptor of this number is open; fcntl(F_GETFD).
-pub(crate) fn is_open(fd: i32) -> bool {
-    plain(
-        libc::SYS_fcntl,
-        [int_arg(fd), int_arg(libc::F_GETFD), 0, 0, 0, 0],
-    )
-    .is_ok()
-}
-
-/// Takes over a descriptor that somebody gave us by number.
-pub(crate) fn adopt(fd: i32) -> OwnedFd {
-    // SAFETY: the caller has looked that it is open, and nothing else in this process owns it: it
-    // was inherited, or made by a clone that only told us its number.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-/// Closes every descriptor but `keep`, which is sorted; where there is no close_range (Linux 5.9),
-/// nothing.
-pub(crate) fn close_all_but(keep: &[i32]) {
-    let mut first = 0;
-    for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()) {
-        if fd > first {
-            let _ = close_range(first, fd - 1);
-        }
-        first = fd + 1;
-    }
-    let _ = close_range(first, u32::MAX);
-}
-
-/// Waits for a child to end and reaps it; its status is of no interest.
-pub(crate) fn reap_pid(pid: i32) {
-    let args = [
-        libc::P_PID as usize,
-        int_arg(pid),
-        0,
-        int_arg(libc::WEXITED),
-        0,
-        0,
-    ];
-    while plain(libc::SYS_waitid, args) == Err(Errno::EINTR) {}
 }

@@ -31,7 +31,6 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<u
     }
 }
 
-#[expect(unused_imports, reason = "asked by what clones with CLONE_VM")]
 pub(crate) use arch::ERRNO_FREE;
 
 cfg_if::cfg_if! {

@@ -1,0 +1,172 @@
+//! Waiting: for descriptors, for a word to change, for a lock, for a child.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::{fd_arg, int_arg, plain, syscall};
+
+/// poll(2) by way of ppoll: like everything here, for a child that may touch no errno. A negative
+/// number in `fds` is skipped.
+pub(crate) fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>) -> Result<usize, Errno> {
+    // ppoll's system call writes the time left back.
+    let mut limit = limit.map(|limit| libc::timespec {
+        tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    });
+    let place = limit.as_mut().map_or(0, |limit| &raw mut *limit as usize);
+    let args = [
+        fds.as_mut_ptr() as usize,
+        fds.len(),
+        place,
+        0,
+        size_of::<u64>(),
+        0,
+    ];
+    // SAFETY: the kernel reads and writes `fds`, whose length it is told, and one timespec.
+    unsafe { syscall(libc::SYS_ppoll, args) }
+}
+
+/// CLOCK_MONOTONIC, for a child that may not use the C library's.
+pub(crate) fn now() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let place = &raw mut time as usize;
+    // SAFETY: the kernel writes one timespec.
+    let _ = unsafe {
+        syscall(
+            libc::SYS_clock_gettime,
+            [int_arg(libc::CLOCK_MONOTONIC), place, 0, 0, 0, 0],
+        )
+    };
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+/// An eventfd(2) at zero, close-on-exec.
+pub(crate) fn eventfd() -> Result<OwnedFd, Errno> {
+    let fd = plain(
+        libc::SYS_eventfd2,
+        [0, int_arg(libc::EFD_CLOEXEC), 0, 0, 0, 0],
+    )?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Makes an eventfd readable.
+pub(crate) fn eventfd_wake(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let one = 1_u64;
+    let place = &raw const one;
+    // SAFETY: write(2) reads the eight bytes of `one`, which outlives the call.
+    unsafe { syscall(libc::SYS_write, [fd_arg(fd), place as usize, 8, 0, 0, 0]) }.map(drop)
+}
+
+/// Waits for a child to end and reaps it; its status is of no interest.
+pub(crate) fn reap_pid(pid: i32) {
+    let args = [
+        libc::P_PID as usize,
+        int_arg(pid),
+        0,
+        int_arg(libc::WEXITED),
+        0,
+        0,
+    ];
+    while plain(libc::SYS_waitid, args) == Err(Errno::EINTR) {}
+}
+
+/// Takes a POSIX write lock on the whole file, waiting for it if `wait` is set.
+///
+/// fcntl_locking(2): the owner is the table of descriptors, that is the process. Held by another
+/// it is EAGAIN (or EACCES), or, waiting, EINTR after a signal handler. *Closing any descriptor* of
+/// the file releases the owner's locks; a fork does not pass them on.
+#[doc(alias = "F_SETLK")]
+#[doc(alias = "F_SETLKW")]
+pub(crate) fn lock_file(fd: BorrowedFd<'_>, wait: bool) -> Result<(), Errno> {
+    // SAFETY: a plain C struct, for which all zeroes are values: offset 0, length 0 (to the end).
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    let command = if wait { libc::F_SETLKW } else { libc::F_SETLK };
+    let place = (&raw const lock) as usize;
+    // SAFETY: the kernel reads one struct flock from `place`, which outlives the call.
+    unsafe {
+        syscall(
+            libc::SYS_fcntl,
+            [fd_arg(fd), int_arg(command), place, 0, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// Sleeps while `word` is `expected`, until a wake; also returns for no reason at all.
+///
+/// futex(2), not private: the kernel's own wake of CLONE_CHILD_CLEARTID is not private either.
+#[doc(alias = "FUTEX_WAIT")]
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
+    let args = [
+        word.as_ptr() as usize,
+        int_arg(libc::FUTEX_WAIT),
+        expected as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads an aligned u32 that is borrowed for the call; no timeout.
+    let _ = unsafe { syscall(libc::SYS_futex, args) };
+}
+
+/// Wakes all who sleep on `word`.
+#[doc(alias = "FUTEX_WAKE")]
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    let args = [
+        word.as_ptr() as usize,
+        int_arg(libc::FUTEX_WAKE),
+        i32::MAX as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel uses the address as a key; it is borrowed for the call.
+    let _ = unsafe { syscall(libc::SYS_futex, args) };
+}
+
+/// Waits for the child behind `pidfd` to end and reaps it, whatever its exit signal.
+///
+/// waitid(2) with P_PIDFD, Linux 5.4 (before: EINVAL). ECHILD if it is no child or was reaped,
+/// EBADF if there is no such descriptor, EINTR after a signal handler.
+#[doc(alias = "P_PIDFD")]
+pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
+    let options = int_arg(libc::WEXITED | libc::__WALL);
+    plain(
+        libc::SYS_waitid,
+        [libc::P_PIDFD as usize, int_arg(pidfd), 0, options, 0, 0],
+    )
+    .map(drop)
+}
+
+/// Sleeps until `fd` is readable, for at most `limit`; the answer is whether it is.
+///
+/// ppoll(2): EINTR after a signal handler, EINVAL with an RLIMIT_NOFILE of 0.
+#[doc(alias = "SYS_ppoll")]
+pub(crate) fn readable_within(fd: BorrowedFd<'_>, limit: Duration) -> Result<bool, Errno> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut timeout = libc::timespec {
+        tv_sec: limit.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(limit.subsec_nanos() as i32),
+    };
+    let (poll, timeout) = (&raw mut poll, &raw mut timeout);
+    let args = [poll as usize, 1, timeout as usize, 0, 0, 0];
+    // SAFETY: one struct pollfd, one struct timespec (both may be written), no signal mask; they
+    // outlive the call.
+    unsafe { syscall(libc::SYS_ppoll, args) }.map(|ready| ready > 0)
+}
