@@ -1,4 +1,45 @@
 //! Processes that must not outlive the program that started them.
+//!
+//! A *captive* process is a helper whose life belongs to its parent: a QEMU appliance, an nbdkit
+//! server, a worker daemon. When the parent is gone, for whatever reason, the captive is to be gone
+//! too. This crate is for both sides of that bargain, and each part can be used alone:
+//!
+//! - [`exit_with_parent`]: called by the captive itself, early in `main`.
+//! - [`privileges`]: resolve a user while names can be looked up, become that user later, prove it.
+//! - [`async_teardown`]: be waitable at once however much memory the process had (Linux).
+//! - [`run_with`]: the three together as QEMU's `-run-with` option string, resolved while the
+//!   process is privileged and applied in one order, written once.
+//! - the program `run-with` (feature `cli`): all of it for programs that know nothing of this crate.
+//!
+//! ```no_run
+//! // The process ends when its parent does.
+//! let armed = captive::exit_with_parent()?;
+//! println!("{}", armed.report());
+//! # Ok::<(), captive::Error>(())
+//! ```
+//!
+//! # Platforms
+//!
+//! Linux is where the crate is tested. The files for FreeBSD, macOS, NetBSD, OpenBSD and DragonFly
+//! are written; they have never been run. On other systems `exit_with_parent::is_supported()` is
+//! false and arming is an error.
+//!
+//! # What this crate does not do
+//!
+//! It does not follow a process that the captive itself started and that moved to a session of its
+//! own; it does not wake a stopped, frozen or traced process; and a process that may signal any
+//! other may always end the watcher too. Each part says what it does not cover.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+pub mod async_teardown;
+pub mod exit_with_parent;
+pub mod privileges;
+pub mod run_with;
+
+mod error;
 mod sys;
+
+pub use error::Error;
+pub use exit_with_parent::exit_with_parent;
+pub use run_with::RunWith;

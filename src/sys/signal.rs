@@ -36,17 +36,18 @@ impl Signal {
     pub const fn number(self) -> i32 {
         self.0
     }
+}
 
-    /// The real-time range a program may use, inclusive: the C library keeps the first few.
-    fn realtime() -> Option<(i32, i32)> {
-        cfg_if::cfg_if! {
-            if #[cfg(any(target_os = "linux", target_os = "android"))] {
-                Some((libc::SIGRTMIN(), libc::SIGRTMAX()))
-            } else {
-                None
-            }
-        }
-    }
+/// The real-time range a program may use: the C library keeps the first few for itself.
+#[cfg(target_os = "linux")]
+fn realtime() -> std::ops::RangeInclusive<i32> {
+    libc::SIGRTMIN()..=libc::SIGRTMAX()
+}
+
+/// Real-time signals are named on Linux alone: elsewhere the range is empty.
+#[cfg(not(target_os = "linux"))]
+fn realtime() -> std::ops::RangeInclusive<i32> {
+    1..=0
 }
 
 /// No signal of this name or number.
@@ -69,8 +70,7 @@ impl TryFrom<i32> for Signal {
     type Error = UnknownSignal;
 
     fn try_from(number: i32) -> Result<Self, UnknownSignal> {
-        let realtime = Self::realtime().is_some_and(|(min, max)| (min..=max).contains(&number));
-        if realtime || Named::try_from(number).is_ok() {
+        if realtime().contains(&number) || Named::try_from(number).is_ok() {
             Ok(Self(number))
         } else {
             Err(UnknownSignal(number.to_string()))
@@ -92,7 +92,8 @@ impl FromStr for Signal {
         if let Ok(named) = Named::from_str(&format!("SIG{name}")) {
             return Ok(Self(named as i32));
         }
-        let (min, max) = Self::realtime().ok_or_else(unknown)?;
+        let range = realtime();
+        let (min, max) = (*range.start(), *range.end());
         let offset = |digits: &str| {
             if digits.bytes().all(|b| b.is_ascii_digit()) {
                 digits.parse().ok()
@@ -108,7 +109,7 @@ impl FromStr for Signal {
             _ => None,
         };
         number
-            .filter(|n| (min..=max).contains(n))
+            .filter(|n| range.contains(n))
             .map(Self)
             .ok_or_else(unknown)
     }
@@ -116,11 +117,11 @@ impl FromStr for Signal {
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (Named::try_from(self.0), Self::realtime()) {
-            (Ok(named), _) => f.write_str(named.as_str().trim_start_matches("SIG")),
-            (Err(_), Some((min, _))) if self.0 == min => f.write_str("RTMIN"),
-            (Err(_), Some((min, _))) if self.0 > min => write!(f, "RTMIN+{}", self.0 - min),
-            _ => write!(f, "{}", self.0),
+        let min = *realtime().start();
+        match Named::try_from(self.0) {
+            Ok(named) => f.write_str(named.as_str().trim_start_matches("SIG")),
+            Err(_) if self.0 == min => f.write_str("RTMIN"),
+            Err(_) => write!(f, "RTMIN+{}", self.0 - min),
         }
     }
 }

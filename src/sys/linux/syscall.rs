@@ -4,7 +4,12 @@
 //! the process it shares memory with. Here the kernel's answer comes back as a value. Where there
 //! is no assembly below, [`ERRNO_FREE`] is false and nothing may be made with `CLONE_VM`.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::many_single_char_names)]
+#![allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    reason = "arguments and answers are registers"
+)]
 
 use nix::errno::Errno;
 
@@ -22,10 +27,11 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<u
         -4095..=-1 => Err(Errno::from_raw(
             i32::try_from(-answer).unwrap_or(libc::EINVAL),
         )),
-        value => Ok(value.cast_unsigned()),
+        value => Ok(value as usize),
     }
 }
 
+#[expect(unused_imports, reason = "asked by what clones with CLONE_VM")]
 pub(crate) use arch::ERRNO_FREE;
 
 cfg_if::cfg_if! {

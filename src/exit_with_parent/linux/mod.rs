@@ -1,0 +1,364 @@
+//! Linux: a pidfd on the parent and a thread that polls it; the parent-death signal by name, or
+//! where there is no pidfd.
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use super::watcher::{self, Wake, Watched};
+use super::{
+    Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, ParentExited, Report, Request,
+    Scope, Signal,
+};
+use crate::sys::linux as sys;
+
+mod parent;
+
+pub(crate) use parent::Parent;
+
+pub(super) fn is_supported() -> bool {
+    true
+}
+
+/// What was armed, and by which process.
+#[derive(Debug)]
+pub(super) struct Armed {
+    /// The process that armed: in any other (a forked child) this handle is inert.
+    pid: i32,
+    action: Action,
+    watch: Option<Watch>,
+    signal: Option<KernelSignal>,
+}
+
+/// The watcher thread's side of a handle. Its descriptors stay open when the handle is dropped:
+/// the watch goes on.
+#[derive(Debug)]
+struct Watch {
+    parent: ManuallyDrop<Parent>,
+    stop: ManuallyDrop<OwnedFd>,
+    /// Whether the thread has a descriptor table of its own.
+    own_table: bool,
+}
+
+/// The parent-death signal, as it was set.
+#[derive(Debug, Clone, Copy)]
+struct KernelSignal {
+    signal: Signal,
+    known: Known,
+}
+
+impl Armed {
+    pub(super) fn arm(request: Request) -> Result<Self, ArmError> {
+        let Request {
+            expected,
+            mechanism,
+            second_line,
+            action,
+        } = request;
+        let mut armed = Self {
+            pid: sys::getpid(),
+            action,
+            watch: None,
+            signal: None,
+        };
+        match mechanism {
+            Some(Mechanism::Kqueue) => return Err(ArmError::Unsupported(mechanism)),
+            Some(Mechanism::ParentDeathSignal) => armed.arm_signal_only(&expected)?,
+            Some(Mechanism::Pidfd) => armed.arm_watch(Parent::open(expected)?)?,
+            None => match Parent::open(expected) {
+                Ok(parent) => armed.arm_watch(parent)?,
+                Err(ArmError::Os {
+                    step: ArmStep::OpenPidfd(pid),
+                    errno,
+                }) if pidfd_is_missing(&errno) => {
+                    // The pid is the one getppid said, expected or not.
+                    armed.arm_signal_only(&Expected::Pid(pid))?;
+                }
+                Err(error) => return Err(error),
+            },
+        }
+        if second_line {
+            if let Err(error) = armed.arm_second_line() {
+                armed.disarm()?;
+                return Err(error);
+            }
+        }
+        Ok(armed)
+    }
+
+    fn arm_watch(&mut self, parent: Parent) -> Result<(), ArmError> {
+        self.watch = Some(Watch::start(parent, self.action.clone())?);
+        Ok(())
+    }
+
+    fn arm_signal_only(&mut self, expected: &Expected) -> Result<(), ArmError> {
+        let Action::Signal {
+            signal,
+            kill_after: None,
+        } = self.action
+        else {
+            return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
+        };
+        let known = match expected {
+            Expected::Fd(_) => return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal)),
+            Expected::Pid(pid) => Known::Expected(*pid),
+            Expected::Unsaid => Known::Unsaid(parent::unsaid_parent()?),
+        };
+        self.signal = Some(KernelSignal::set(signal, known)?);
+        Ok(())
+    }
+
+    fn arm_second_line(&mut self) -> Result<(), ArmError> {
+        let (Action::Signal { signal, .. }, Some(watch)) = (&self.action, &self.watch) else {
+            return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
+        };
+        self.signal = Some(KernelSignal::set(*signal, watch.parent.known())?);
+        Ok(())
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let (signal, kill_after) = match &self.action {
+            Action::Signal { signal, kill_after } => (Some(*signal), *kill_after),
+            Action::Call(_) => (None, None),
+        };
+        let mut limits = vec![Limit::Stopped, Limit::ParentsMemory, Limit::Fork];
+        let (mechanism, known) = match (&self.watch, self.signal) {
+            (Some(watch), _) => {
+                limits.extend([Limit::ParentsExec, Limit::Exec]);
+                if watch.parent.is_pipe() {
+                    limits.push(Limit::OtherWriters);
+                }
+                (Mechanism::Pidfd, watch.parent.known())
+            }
+            (None, Some(set)) => (Mechanism::ParentDeathSignal, set.known),
+            // Every way through `arm` sets one of the two.
+            (None, None) => (Mechanism::Pidfd, Known::Descriptor),
+        };
+        if matches!(known, Known::Unsaid(_)) {
+            limits.push(Limit::AdoptedBefore);
+        }
+        if self.signal.is_some() {
+            limits.extend([
+                Limit::ThreadScope,
+                Limit::Credentials,
+                Limit::SendersPermission,
+            ]);
+        }
+        let both = self.watch.is_some() && self.signal.is_some();
+        Report {
+            mechanism,
+            second_line: both.then_some(Mechanism::ParentDeathSignal),
+            scope: if self.signal.is_some() {
+                Scope::Thread
+            } else {
+                Scope::Process
+            },
+            parent: known,
+            signal,
+            kill_after,
+            limits,
+        }
+    }
+
+    pub(super) fn parent_is_alive(&self) -> bool {
+        match (&self.watch, self.signal) {
+            (Some(watch), _) => !watch.parent.is_gone(),
+            (None, Some(set)) => self.is_ours() && parent::still_parent(set.known).is_ok(),
+            (None, None) => false,
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.pid == sys::getpid()
+    }
+
+    pub(super) fn rearm(&mut self) -> Result<(), ArmError> {
+        if self.is_ours() {
+            if let Some(set) = self.signal {
+                self.signal = Some(KernelSignal::set(set.signal, set.known)?);
+            }
+        } else {
+            let Some(watch) = self.watch.take() else {
+                return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
+            };
+            // The wake-up is shared with the process we were forked from: it needs its own.
+            let Watch { parent, stop, .. } = watch;
+            drop(ManuallyDrop::into_inner(stop));
+            self.watch = Some(Watch::start(
+                ManuallyDrop::into_inner(parent),
+                self.action.clone(),
+            )?);
+            self.signal = None;
+            self.pid = sys::getpid();
+        }
+        if self.parent_is_alive() {
+            Ok(())
+        } else {
+            Err(ArmError::ParentGone {
+                expected: None,
+                found: None,
+            })
+        }
+    }
+
+    pub(super) fn disarm(self) -> Result<(), ArmError> {
+        if !self.is_ours() {
+            return Ok(());
+        }
+        if let Some(set) = self.signal {
+            let step = ArmStep::ParentDeathSignal(set.signal);
+            if sys::gettid() != self.pid {
+                return Err(ArmError::NotMainThread);
+            }
+            sys::set_parent_death_signal(0).map_err(ArmError::os(step))?;
+        }
+        self.watch.map_or(Ok(()), Watch::stop)
+    }
+}
+
+/// Whether pidfd_open does not exist here: ENOSYS before Linux 5.3, and EPERM from seccomp profiles
+/// older than the system call (pidfd_open itself never answers EPERM).
+fn pidfd_is_missing(errno: &std::io::Error) -> bool {
+    matches!(errno.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+impl KernelSignal {
+    /// Sets the parent-death signal of the main thread, reads it back, and looks at the parent again:
+    /// one that died in between has sent nothing.
+    ///
+    /// It is a setting of the calling *thread*, and that of a thread which ends is gone.
+    fn set(signal: Signal, known: Known) -> Result<Self, ArmError> {
+        let step = ArmStep::ParentDeathSignal(signal);
+        if sys::gettid() != sys::getpid() {
+            return Err(ArmError::NotMainThread);
+        }
+        sys::set_parent_death_signal(signal.number()).map_err(ArmError::os(step))?;
+        let set = sys::parent_death_signal().map_err(ArmError::os(step))?;
+        if set != signal.number() {
+            return Err(ArmError::os(step)(Errno::EINVAL));
+        }
+        parent::still_parent(known).inspect_err(|_| {
+            let _ = sys::set_parent_death_signal(0);
+        })?;
+        Ok(Self { signal, known })
+    }
+}
+
+impl Watch {
+    fn start(parent: Parent, action: Action) -> Result<Self, ArmError> {
+        let stop = sys::eventfd().map_err(ArmError::os(ArmStep::Wakeup))?;
+        let thread = WatcherThread {
+            parent: parent.poll_fd().as_fd().as_raw_fd(),
+            events: parent.poll_fd().events(),
+            stop: stop.as_raw_fd(),
+        };
+        let event = ParentExited { pid: parent.pid() };
+        let (ready, is_ready) = crossbeam_channel::bounded(1);
+        // The thread must never run a handler of the program's: it is born with all signals blocked.
+        let mut before = SigSet::empty();
+        SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map(|mask| before = mask)
+            .map_err(ArmError::os(ArmStep::Thread))?;
+        let spawned = thread::Builder::new()
+            .name("exit-with-parent".to_owned())
+            .spawn(move || {
+                let _ = ready.send(thread.leave_the_programs_descriptors());
+                watcher::run(&thread, &action, event);
+            });
+        let restored = before.thread_set_mask();
+        spawned.map_err(|errno| ArmError::Os {
+            step: ArmStep::Thread,
+            errno,
+        })?;
+        restored.map_err(ArmError::os(ArmStep::Thread))?;
+        let own_table = is_ready.recv().unwrap_or(false);
+        Ok(Self {
+            parent: ManuallyDrop::new(parent),
+            stop: ManuallyDrop::new(stop),
+            own_table,
+        })
+    }
+
+    fn stop(self) -> Result<(), ArmError> {
+        sys::eventfd_wake(self.stop.as_fd()).map_err(ArmError::os(ArmStep::Wakeup))?;
+        if self.own_table {
+            drop(ManuallyDrop::into_inner(self.parent));
+            drop(ManuallyDrop::into_inner(self.stop));
+        }
+        // Else the thread still polls these very numbers: two descriptors are the price.
+        Ok(())
+    }
+}
+
+/// What the thread polls: numbers in its own descriptor table.
+#[derive(Debug, Clone, Copy)]
+struct WatcherThread {
+    parent: RawFd,
+    events: PollFlags,
+    stop: RawFd,
+}
+
+impl WatcherThread {
+    /// Gives this thread a descriptor table of its own that holds the two descriptors and nothing
+    /// else: the program may close what it likes, and nobody's end of file waits for this thread.
+    /// False where the kernel has no close_range (Linux 5.9): the table stays shared.
+    fn leave_the_programs_descriptors(self) -> bool {
+        let (low, high) = (self.parent.min(self.stop), self.parent.max(self.stop));
+        sys::unshare_descriptors_except(low, high).is_ok()
+    }
+
+    fn poll(self, parent_too: bool, limit: Option<Duration>) -> Wake {
+        let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+            // Rounded up, so that a wait is never a busy loop; a longer wait than poll can express
+            // is taken up again by the caller.
+            let millis = limit.as_millis().saturating_add(1);
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        });
+        sys::with_raw_fd(self.stop, |stop| {
+            sys::with_raw_fd(self.parent, |parent| {
+                let mut fds = [
+                    PollFd::new(stop, PollFlags::POLLIN),
+                    PollFd::new(parent, self.events),
+                ];
+                let watched = if parent_too {
+                    &mut fds[..]
+                } else {
+                    &mut fds[..1]
+                };
+                let polled = poll(watched, timeout);
+                let [stop, parent] = fds.map(|fd| fd.any().unwrap_or(true));
+                match polled {
+                    Ok(n) if n > 0 && stop => Wake::Disarmed,
+                    Ok(n) if n > 0 && parent_too && parent => Wake::ParentExited,
+                    _ => Wake::Nothing,
+                }
+            })
+        })
+    }
+}
+
+impl Watched for WatcherThread {
+    fn wait(&self, limit: Option<Duration>) -> Wake {
+        self.poll(true, limit)
+    }
+
+    fn wait_disarmed(&self, limit: Duration) -> Wake {
+        self.poll(false, Some(limit))
+    }
+
+    fn signal_self(&self, signal: Signal) {
+        // The init of a PID namespace drops signals at their default disposition, SIGKILL from
+        // inside included (pid_namespaces(7)): what would have ended it ends it by hand.
+        let dropped = sys::getpid() == 1 && sys::is_at_default(signal.number());
+        if dropped {
+            sys::exit_group(128 + signal.number());
+        }
+        let _ = sys::kill(sys::getpid(), signal.number());
+    }
+}

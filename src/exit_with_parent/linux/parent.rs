@@ -1,0 +1,204 @@
+//! Who the parent is, held by a descriptor so that nobody else can be mistaken for it.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+use crate::exit_with_parent::{ArmError, ArmStep, Expected, Known};
+use crate::sys::linux as sys;
+
+/// The parent, behind a pidfd or the read end of a pipe.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    fd: OwnedFd,
+    events: PollFlags,
+    known: Known,
+}
+
+impl Parent {
+    /// Finds the parent and holds it.
+    ///
+    /// A pid from `getppid` is safe to open as a pidfd if `getppid` still says the same afterwards:
+    /// a child is reparented when its parent exits, *before* the parent can be reaped and its pid
+    /// be used again, and always to an older process (find_new_reaper, kernel/exit.c).
+    pub(crate) fn open(expected: Expected) -> Result<Self, ArmError> {
+        let known = match expected {
+            Expected::Fd(fd) => return Self::from_fd(fd),
+            Expected::Pid(pid) => Known::Expected(pid),
+            Expected::Unsaid => Known::Unsaid(unsaid_parent()?),
+        };
+        let fd = open_pidfd(known)?;
+        let parent = Self {
+            fd,
+            events: PollFlags::POLLIN,
+            known,
+        };
+        still_parent(known)?;
+        Ok(parent)
+    }
+
+    fn from_fd(fd: OwnedFd) -> Result<Self, ArmError> {
+        let raw = fd.as_raw_fd();
+        let step = ArmStep::ParentFd(raw);
+        let events = if is_pidfd(fd.as_fd()) {
+            PollFlags::POLLIN
+        } else {
+            check_pipe(fd.as_fd())?;
+            // Data in the pipe means nothing: only its end does, and POLLHUP needs no asking.
+            PollFlags::empty()
+        };
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(ArmError::os(step))?;
+        let parent = Self {
+            fd,
+            events,
+            known: Known::Descriptor,
+        };
+        if parent.is_gone() {
+            return Err(ArmError::ParentGone {
+                expected: None,
+                found: None,
+            });
+        }
+        Ok(parent)
+    }
+
+    /// Whether the parent has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut fds = [self.poll_fd()];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+    }
+
+    /// What to poll for: any answer at all means that the parent is gone.
+    pub(crate) fn poll_fd(&self) -> PollFd<'_> {
+        PollFd::new(self.fd.as_fd(), self.events)
+    }
+
+    pub(crate) fn known(&self) -> Known {
+        self.known
+    }
+
+    /// Its pid, unless only a descriptor was given.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        pid_of(self.known)
+    }
+
+    /// Whether the descriptor is a pipe.
+    pub(crate) fn is_pipe(&self) -> bool {
+        self.events.is_empty()
+    }
+}
+
+/// The pid in what is known.
+pub(super) fn pid_of(known: Known) -> Option<u32> {
+    match known {
+        Known::Expected(pid) | Known::Unsaid(pid) => Some(pid),
+        Known::Descriptor => None,
+    }
+}
+
+/// Our parent's pid as the kernel gives it, if it is in our PID namespace.
+fn current() -> Option<u32> {
+    u32::try_from(sys::getppid()).ok().filter(|pid| *pid != 0)
+}
+
+/// The parent that nobody named; the cases in which the answer means nothing are errors.
+pub(super) fn unsaid_parent() -> Result<u32, ArmError> {
+    match current() {
+        None => Err(ArmError::ParentOutside),
+        Some(1) => Err(ArmError::ParentIsInit),
+        Some(pid) => Ok(pid),
+    }
+}
+
+/// An error if our parent is not, or no longer, the one we know.
+pub(super) fn still_parent(known: Known) -> Result<(), ArmError> {
+    let Some(pid) = pid_of(known) else {
+        return Ok(());
+    };
+    let found = current();
+    match known {
+        Known::Expected(_) if found.is_none() => Err(ArmError::ParentOutside),
+        _ if found == Some(pid) => Ok(()),
+        Known::Expected(_) => Err(ArmError::ParentGone {
+            expected: Some(pid),
+            found,
+        }),
+        _ => Err(ArmError::ParentGone {
+            expected: None,
+            found,
+        }),
+    }
+}
+
+fn open_pidfd(known: Known) -> Result<OwnedFd, ArmError> {
+    // Before the pid is used at all: one that is not our parent may be anybody's.
+    still_parent(known)?;
+    let pid = pid_of(known).unwrap_or(0);
+    let raw = i32::try_from(pid).unwrap_or(0);
+    sys::pidfd_open(raw).map_err(|errno| match errno {
+        Errno::ESRCH => ArmError::ParentGone {
+            expected: Some(pid),
+            found: current(),
+        },
+        errno => ArmError::os(ArmStep::OpenPidfd(pid))(errno),
+    })
+}
+
+/// waitid(2) answers EBADF for what is no pidfd, and something else (ECHILD, mostly) for one.
+fn is_pidfd(fd: BorrowedFd<'_>) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    !matches!(
+        waitid(Id::PIDFd(fd), flags),
+        Err(Errno::EBADF | Errno::EINVAL)
+    )
+}
+
+fn check_pipe(fd: BorrowedFd<'_>) -> Result<(), ArmError> {
+    let raw = fd.as_raw_fd();
+    let step = ArmStep::ParentFd(raw);
+    let stat = fstat(fd).map_err(ArmError::os(step))?;
+    if !is_fifo(stat.st_mode) {
+        return Err(ArmError::NotAParentFd {
+            fd: raw,
+            found: "neither",
+        });
+    }
+    if may_write(fd).map_err(ArmError::os(step))? {
+        return Err(ArmError::NotAParentFd {
+            fd: raw,
+            found: "open for writing",
+        });
+    }
+    match writer_here(raw, (stat.st_dev, stat.st_ino)) {
+        Some(writer) => Err(ArmError::WriterHeldHere { fd: raw, writer }),
+        None => Ok(()),
+    }
+}
+
+fn is_fifo(mode: libc::mode_t) -> bool {
+    mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits()
+}
+
+fn may_write(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    Ok(flags & OFlag::O_ACCMODE != OFlag::O_RDONLY)
+}
+
+/// A descriptor of ours that can write to the pipe. Without /proc the answer is none: the caller's
+/// report names other writers as a limit in any case.
+fn writer_here(reader: RawFd, pipe: (libc::dev_t, libc::ino_t)) -> Option<RawFd> {
+    let numbers = fs::read_dir("/proc/self/fd")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
+    numbers.filter(|fd| *fd != reader).find(|fd| {
+        sys::with_raw_fd(*fd, |fd| {
+            fstat(fd).is_ok_and(|s| is_fifo(s.st_mode) && (s.st_dev, s.st_ino) == pipe)
+                && may_write(fd).unwrap_or(false)
+        })
+    })
+}

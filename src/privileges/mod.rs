@@ -1,0 +1,38 @@
+//! Becoming another user, and proving it.
+//!
+//! Names are looked up while they can be ([`Identity::resolve`]: before any chroot, with the whole
+//! group list), the change itself is a handful of system calls made later by
+//! [`run_with`](crate::run_with), in the one order that is written there.
+//!
+//! What is promised once the change has been made in a process:
+//!
+//! - real, effective, saved and file-system ids are the new ones, and the supplementary groups
+//!   exactly the resolved list;
+//! - this holds for **every thread**. The kernel's credentials belong to a thread; the C library
+//!   changes all *its* threads, and a thread made by a raw clone keeps root. So each entry of
+//!   `/proc/self/task` is read afterwards, and one that differs is an error;
+//! - root cannot be regained: `setuid(0)` was tried and refused, and no thread has a capability left
+//!   (capabilities survive where the caller was not root, or had set `SECBIT_KEEP_CAPS`).
+//!
+//! Not covered: descriptors opened before keep the rights they were opened with, and a thread with
+//! capabilities that hides from `/proc/self/task` by racing the look. A target of uid 0 is refused:
+//! that drops nothing.
+
+mod error;
+mod identity;
+mod user;
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod linux;
+        pub(crate) use linux::{ProofError, Threads};
+        #[cfg(feature = "cli")]
+        pub(crate) use linux::in_child;
+        pub(crate) use linux::{enter_root, set_gid, set_groups, set_uid};
+        use linux::group_list;
+    }
+}
+
+pub use error::{NotDropped, PrivilegeError};
+pub use identity::Identity;
+pub use user::{User, UserError};
