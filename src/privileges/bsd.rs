@@ -8,7 +8,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process;
 
 use nix::errno::Errno;
@@ -70,6 +71,12 @@ impl CastInto<u32> for libc::c_int {
     fn cast_into(self) -> u32 {
         u32::from_ne_bytes(self.to_ne_bytes())
     }
+}
+
+/// Opens a new root to enter later. Not all of these systems have O_PATH: it must be readable.
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty())
 }
 
 /// chroot(2) to an open directory, and into it. On failure the working directory is what it was.

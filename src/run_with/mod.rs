@@ -14,7 +14,7 @@ mod plan;
 
 pub use error::{OptionError, OptionErrorKind};
 pub use keys::{KEYS, Key};
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", target_os = "linux"))]
 pub(crate) use plan::Plan;
 pub use plan::{Applied, PrepareError, Prepared, Step, StepCause, StepError};
 
