@@ -37,6 +37,10 @@ pub mod exit_with_parent;
 pub mod privileges;
 pub mod run_with;
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+
 mod error;
 mod sys;
 

@@ -82,6 +82,9 @@ cfg_if::cfg_if! {
     }
 }
 
+#[cfg(all(feature = "cli", target_os = "linux"))]
+pub(crate) use platform::Parent;
+
 pub use crate::sys::signal::{Signal, UnknownSignal};
 pub use error::{ArmError, ArmStep};
 pub use report::{Known, Limit, Mechanism, Report, Scope};

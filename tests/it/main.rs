@@ -23,6 +23,7 @@
 #[macro_use]
 mod support;
 
+mod grammar;
 mod roles;
 
 use libtest_mimic::{Arguments, Trial};
@@ -33,7 +34,8 @@ fn main() {
         std::process::exit(roles::run(args));
     }
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = Vec::new();
-    // Each module of tests adds its own: trials.extend(module::tests());
+    let mut trials: Vec<Trial> = Vec::new();
+    // Each module of tests adds its own.
+    trials.extend(grammar::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -19,6 +19,19 @@ use nix::errno::Errno;
 
 mod syscall;
 
+cfg_if::cfg_if! {
+    if #[cfg(feature = "cli")] {
+        mod exec;
+        mod process;
+        mod shared;
+        mod signalfd;
+        pub(crate) use exec::*;
+        pub(crate) use process::*;
+        pub(crate) use signalfd::{Received, SignalFd};
+        pub(crate) use shared::{Shared, SharedWords};
+    }
+}
+
 use syscall::syscall;
 
 /// A file descriptor as a system call argument (sign-extended, as the kernel reads an `int`).
@@ -176,7 +189,7 @@ pub(crate) fn is_at_default(signal: i32) -> bool {
 }
 
 /// The disposition of `signal` in this process; SIGKILL's and SIGSTOP's is always the default.
-fn disposition(signal: i32) -> Option<libc::sighandler_t> {
+pub(crate) fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     let mut current = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: a null new action changes nothing; the current one is written to `current`.
     let asked = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };

@@ -1,0 +1,181 @@
+//! The flags of run-with, written once: the parser, `--help`, the man page and the shell completions
+//! are made from this table.
+
+/// One flag.
+#[derive(Debug)]
+pub(super) struct Flag {
+    pub(super) id: Id,
+    /// Its letter, if it has one.
+    pub(super) short: Option<char>,
+    /// Its name.
+    pub(super) long: &'static str,
+    /// What its value is called, if it takes one.
+    pub(super) value: Option<&'static str>,
+    /// One line.
+    pub(super) help: &'static str,
+    /// What the man page says; plain text, paragraphs separated by empty lines.
+    pub(super) text: &'static str,
+    /// Whether it needs the supervisor, so that `--exec` refuses it.
+    pub(super) supervises: bool,
+}
+
+/// Which flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Id {
+    Signal,
+    KillAfter,
+    ExpectParent,
+    ParentFd,
+    Exec,
+    NoForward,
+    Pidfile,
+    StatusFd,
+    Mechanisms,
+    Json,
+    Help,
+    Version,
+    Generate,
+}
+
+/// Every flag, in the order in which it is shown.
+pub(super) const FLAGS: &[Flag] = &[
+    Flag {
+        id: Id::Signal,
+        short: Some('s'),
+        long: "signal",
+        value: Some("SIGNAL"),
+        help: "what the command gets when the parent is gone [TERM]",
+        text: "The signal the command gets when the parent is gone, by name or number. Default: \
+               TERM. A SIGCONT follows it, so that a stopped command acts on it too.",
+        supervises: false,
+    },
+    Flag {
+        id: Id::KillAfter,
+        short: Some('k'),
+        long: "kill-after",
+        value: Some("DURATION"),
+        help: "after how long SIGKILL follows; 0: never [10s]",
+        text: "If the command still runs this long after the signal, it gets SIGKILL, and so does \
+               its process group if it leads one of its own. A number with an optional fraction and \
+               an optional suffix: s (seconds, the default), m, h, d. 0 means never. Default: 10s.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::ExpectParent,
+        short: None,
+        long: "expect-parent",
+        value: Some("PID"),
+        help: "the parent is this process, or it is gone already",
+        text: "The parent is the process PID, as the launcher knows its own pid. If run-with's \
+               parent is another one, the launcher has died already: status 125, and the command \
+               does not start. Without this or --parent-fd, a launcher that died before run-with's \
+               first instruction cannot be told from a subreaper that adopted run-with. A launcher \
+               that is pid 1 (in a container) must be named: --expect-parent 1.",
+        supervises: false,
+    },
+    Flag {
+        id: Id::ParentFd,
+        short: None,
+        long: "parent-fd",
+        value: Some("FD"),
+        help: "the parent is behind this pidfd, or holds this pipe's other end",
+        text: "The parent is whoever is behind this inherited descriptor: a pidfd, or the read end \
+               of a pipe whose write end only the launcher holds. Works across PID namespaces, sudo \
+               and shells. The command does not inherit it.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::Exec,
+        short: None,
+        long: "exec",
+        value: None,
+        help: "no supervisor: become the command (thread-scoped; see the manual)",
+        text: "Become the command instead of supervising it. exit-with-parent=on is then the \
+               kernel's parent-death signal alone, which is *thread-scoped*: it is sent when the \
+               thread of the launcher that started run-with ends, though the launcher lives; it is \
+               lost when the command changes its user; and nobody sends SIGKILL after it. Refused \
+               for set-user-ID, set-group-ID and capability-bearing programs, for which the kernel \
+               clears it.",
+        supervises: false,
+    },
+    Flag {
+        id: Id::NoForward,
+        short: None,
+        long: "no-forward",
+        value: None,
+        help: "do not pass signals on to the command",
+        text: "Signals that run-with gets are not passed on to the command. Without this all are, \
+               but for those that the terminal has sent to the command as well and those the \
+               command itself has sent.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::Pidfile,
+        short: None,
+        long: "pidfile",
+        value: Some("FILE"),
+        help: "write the command's pid to FILE while it runs",
+        text: "Once the command runs, its pid and a newline are in FILE, which appears whole; it is \
+               removed when the command has ended. The path is run-with's, outside any chroot.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::StatusFd,
+        short: None,
+        long: "status-fd",
+        value: Some("FD"),
+        help: "write what happens to FD, a line of JSON each",
+        text: "Write what happens to this inherited descriptor, one line of JSON each: \
+               {\"event\":\"started\",\"pid\":N}, {\"event\":\"parent-exited\"}, \
+               {\"event\":\"exited\",\"status\":N}, {\"event\":\"killed\",\"signal\":N}. The command \
+               does not inherit it. A reader that has gone is no error.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::Mechanisms,
+        short: None,
+        long: "mechanisms",
+        value: None,
+        help: "say what this machine offers and what would be used",
+        text: "Say what this machine offers and what would be used, and exit. With --json, for a \
+               program to read.",
+        supervises: false,
+    },
+    Flag {
+        id: Id::Json,
+        short: None,
+        long: "json",
+        value: None,
+        help: "with --mechanisms: as JSON",
+        text: "With --mechanisms: as JSON.",
+        supervises: false,
+    },
+    Flag {
+        id: Id::Generate,
+        short: None,
+        long: "generate",
+        value: Some("KIND"),
+        help: "print the man page or a shell's completions",
+        text: "Print the man page (man) or a shell's completions (bash, zsh, fish), made from the \
+               same table of flags as this text, and exit.",
+        supervises: false,
+    },
+    Flag {
+        id: Id::Help,
+        short: Some('h'),
+        long: "help",
+        value: None,
+        help: "print this help",
+        text: "Print a summary of the flags and options, and exit.",
+        supervises: false,
+    },
+    Flag {
+        id: Id::Version,
+        short: Some('V'),
+        long: "version",
+        value: None,
+        help: "print the version",
+        text: "Print the version, and exit.",
+        supervises: false,
+    },
+];

@@ -1,0 +1,229 @@
+//! The guard: a small process that outlives run-with just long enough to end the command.
+//!
+//! It exists before the command does, and shares run-with's descriptor *table* but not its memory
+//! (CLONE_FILES without CLONE_VM). The kernel puts the command's pidfd into that table, and its number
+//! into a page both see, before the command can run: there is no moment at which the command exists
+//! and the guard could not reach it, and nothing has to be sent. The guard has the credentials of
+//! run-with, so it may signal a command that has changed its user; it is in a session of its own, so
+//! what the terminal or `kill -- -pgid` sends does not reach it.
+//!
+//! | what happens | what the guard does |
+//! |---|---|
+//! | run-with ends, and has said that all is done | ends |
+//! | run-with ends otherwise (SIGKILL, a crash) | SIGKILL to the command and a group it leads; ends |
+//! | the parent exits, run-with runs | nothing: run-with does what is to be done |
+//! | the parent exits, run-with does not act within [`PATIENCE`] (it is stopped) | the signal, the grace and SIGKILL in its place; SIGCONT to run-with once the command is gone |
+//!
+//! Who acts on the parent's exit is decided by one atomic exchange: the command gets its signal once.
+//!
+//! Between clone and exit: raw system calls, no allocation.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::page::Page;
+use crate::exit_with_parent::{Parent, Signal};
+use crate::sys::linux::{self as sys, Share, Shared};
+
+/// How long run-with may take to act on the parent's exit before the guard does.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What is done to the command when the parent is gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) signal: Signal,
+    /// `None`: never.
+    pub(super) kill_after: Option<Duration>,
+}
+
+/// The guard as run-with knows it.
+#[derive(Debug)]
+pub(super) struct Guard {
+    pub(super) pid: i32,
+    /// run-with's own pidfd, for the guard to poll: a number in the table both share.
+    supervisor: OwnedFd,
+}
+
+impl Guard {
+    /// Starts a guard for this process. The calling process must have one thread.
+    pub(super) fn start(
+        page: &Shared<Page>,
+        parent: &Parent,
+        ending: Ending,
+    ) -> Result<Self, Errno> {
+        let supervisor = sys::pidfd_open(sys::getpid())?;
+        let parent = parent.poll_fd();
+        let watch = Watch {
+            page,
+            supervisor: supervisor.as_raw_fd(),
+            parent: parent.as_fd().as_raw_fd(),
+            parent_events: parent.events().bits(),
+            ending,
+        };
+        let own_pidfd = AtomicI32::new(-1);
+        match sys::clone_running(Share::Descriptors, &own_pidfd, || watch.run()) {
+            Ok(pid) => {
+                // The guard's end comes as a SIGCHLD: its pidfd is of no use.
+                sys::close(own_pidfd.load(Ordering::Relaxed));
+                Ok(Self { pid, supervisor })
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The descriptor that must stay open for the guard.
+    pub(super) fn watched(&self) -> RawFd {
+        self.supervisor.as_raw_fd()
+    }
+}
+
+/// What the guard knows: numbers in the shared table, and the page.
+struct Watch<'a> {
+    page: &'a Shared<Page>,
+    supervisor: RawFd,
+    parent: RawFd,
+    parent_events: i16,
+    ending: Ending,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    Supervisor,
+    Other,
+    TimedOut,
+}
+
+impl Watch<'_> {
+    fn run(&self) -> ! {
+        // A new session: away from the terminal's signals and from the group's. None of the three
+        // can fail for a process just made; if one did, the guard would still guard.
+        let _ = sys::setsid();
+        let _ = sys::set_name(b"run-with-guard\0\0");
+        let _ = sys::set_no_new_privs();
+        loop {
+            match self.wait(self.parent, self.parent_events, None) {
+                Wake::Supervisor => self.supervisor_ended(),
+                Wake::Other => self.parent_ended(),
+                Wake::TimedOut => {}
+            }
+        }
+    }
+
+    /// run-with is gone: unless it said that all is done, so must the command be.
+    fn supervisor_ended(&self) -> ! {
+        if !self.page.is_done() {
+            if let Some(command) = self.page.command() {
+                sys::with_raw_fd(command, |command| {
+                    let _ = sys::pidfd_send_signal(command, libc::SIGKILL);
+                    let _ = sys::pidfd_send_signal_to_group(command, libc::SIGKILL);
+                });
+            }
+        }
+        sys::exit_group(0)
+    }
+
+    /// The parent is gone, and run-with has the first word.
+    fn parent_ended(&self) -> ! {
+        let since = sys::now();
+        self.pause(PATIENCE);
+        // A command that is only just being made has its pidfd in a moment.
+        let command = loop {
+            match self.page.command() {
+                Some(command) if sys::is_open(command) => break command,
+                _ => self.pause(Duration::from_millis(10)),
+            }
+        };
+        sys::with_raw_fd(command, |command| {
+            if self.page.claim_signal() {
+                send(command, self.ending.signal);
+            }
+            self.see_it_end(command, since);
+            // A stopped run-with can go on and collect the command's status.
+            sys::with_raw_fd(self.supervisor, |supervisor| {
+                let _ = sys::pidfd_send_signal(supervisor, libc::SIGCONT);
+            });
+        });
+        loop {
+            self.pause(Duration::from_secs(3600));
+        }
+    }
+
+    /// Waits for the command's end; past the grace it gets SIGKILL.
+    fn see_it_end(&self, command: BorrowedFd<'_>, since: Duration) {
+        let deadline = self
+            .ending
+            .kill_after
+            .and_then(|grace| since.checked_add(grace)?.checked_add(PATIENCE));
+        let mut killed = false;
+        loop {
+            let left = match deadline {
+                Some(deadline) if !killed => Some(deadline.saturating_sub(sys::now())),
+                _ => None,
+            };
+            match self.wait(command.as_raw_fd(), libc::POLLIN, left) {
+                Wake::Supervisor => self.supervisor_ended(),
+                Wake::Other => return,
+                Wake::TimedOut if left.is_some_and(|left| left.is_zero()) => {
+                    killed = true;
+                    kill(command, self.page.pid());
+                }
+                Wake::TimedOut => {}
+            }
+        }
+    }
+
+    /// Waits for `other` or for run-with's end.
+    fn wait(&self, other: RawFd, events: i16, limit: Option<Duration>) -> Wake {
+        let mut fds = [
+            libc::pollfd {
+                fd: self.supervisor,
+                events: libc::POLLIN,
+                revents: 0,
+            },
+            libc::pollfd {
+                fd: other,
+                events,
+                revents: 0,
+            },
+        ];
+        match sys::poll(&mut fds, limit) {
+            Ok(n) if n > 0 => {
+                let [supervisor, _] = fds;
+                if supervisor.revents == 0 {
+                    Wake::Other
+                } else {
+                    Wake::Supervisor
+                }
+            }
+            _ => Wake::TimedOut,
+        }
+    }
+
+    /// Lets time pass, unless run-with ends.
+    fn pause(&self, time: Duration) {
+        if self.wait(-1, 0, Some(time)) == Wake::Supervisor {
+            self.supervisor_ended();
+        }
+    }
+}
+
+/// The signal for the parent's exit, and SIGCONT after it: a stopped command acts on no signal but
+/// SIGKILL.
+pub(super) fn send(command: BorrowedFd<'_>, signal: Signal) {
+    let _ = sys::pidfd_send_signal(command, signal.number());
+    let _ = sys::pidfd_send_signal(command, libc::SIGCONT);
+}
+
+/// SIGKILL to the command, and to its process group if it leads one: another group may be the
+/// launcher's own. `pid` is the command's, which has not been reaped.
+pub(super) fn kill(command: BorrowedFd<'_>, pid: i32) {
+    let group = sys::pidfd_send_signal_to_group(command, libc::SIGKILL);
+    if group == Err(Errno::EINVAL) && pid > 1 && sys::getpgid(pid) == Ok(pid) {
+        let _ = sys::kill(-pid, libc::SIGKILL);
+    }
+    let _ = sys::pidfd_send_signal(command, libc::SIGKILL);
+}

@@ -1,0 +1,183 @@
+//! The command, ready to be executed where nothing can be allocated any more.
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+
+use super::super::{Failure, NOT_EXECUTABLE, NOT_FOUND, systemd};
+use crate::sys::linux::{self as sys, StringArray};
+
+/// Where PATH leads if it is not set; execvp(3).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Room for any pid. The child writes its own, from the left, and a NUL after it: systemd reads
+/// leading zeroes as octal.
+const PID_DIGITS: &str = "0000000000";
+
+/// A command with its arguments, its environment, and every place where it may be found.
+#[derive(Debug)]
+pub(super) struct Program {
+    name: OsString,
+    /// The paths to try, in order.
+    candidates: Vec<CString>,
+    /// The shell for files without an interpreter line, then the command's own.
+    argv: StringArray,
+    envp: StringArray,
+    /// The variables whose value is to be the command's own pid: their index in `envp`, and where
+    /// their digits begin.
+    own_pid: Vec<(usize, usize)>,
+}
+
+fn c_string(text: &OsStr) -> Result<CString, Failure> {
+    // The arguments come from the kernel, which knows no NUL in them.
+    CString::new(text.as_bytes()).map_err(Failure::own)
+}
+
+impl Program {
+    /// The command of `command[0]`, to be looked for along PATH. `pid` is run-with's: variables of
+    /// systemd's that name it will name the command.
+    pub(super) fn new(command: &[OsString], pid: u32) -> Result<Self, Failure> {
+        let name = command.first().cloned().unwrap_or_default();
+        let path = env::var_os("PATH");
+        let candidates = candidates(&name, path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH)));
+        let mut argv = vec![c"/bin/sh".to_owned()];
+        for arg in command {
+            argv.push(c_string(arg)?);
+        }
+        let mut environment = Vec::new();
+        let mut own_pid = Vec::new();
+        for (key, value) in env::vars_os() {
+            let key_len = key.len();
+            let is_pid = systemd::PID_VARIABLES.iter().any(|name| key == *name);
+            let mut entry = key;
+            entry.push("=");
+            if is_pid && systemd::names(Some(&value), pid) {
+                own_pid.push((environment.len(), key_len + 1));
+                entry.push(PID_DIGITS);
+            } else {
+                entry.push(&value);
+            }
+            environment.push(c_string(&entry)?);
+        }
+        Ok(Self {
+            candidates: candidates
+                .iter()
+                .map(|path| c_string(path))
+                .collect::<Result<_, _>>()?,
+            name,
+            argv: StringArray::new(argv),
+            envp: StringArray::new(environment),
+            own_pid,
+        })
+    }
+
+    /// The paths to try, for who wants to look at the file first.
+    pub(super) fn candidates(&self) -> &[CString] {
+        &self.candidates
+    }
+
+    /// Executes the command; returns only if that fails. Raw system calls, nothing allocated, so that
+    /// a fresh child can call it. The last errno that says something wins, as in execvp(3).
+    pub(super) fn exec(&mut self) -> Errno {
+        self.write_own_pid();
+        let mut denied = None;
+        for path in &self.candidates {
+            match sys::exec(path, &mut self.argv, &mut self.envp) {
+                Errno::ENOENT
+                | Errno::ENOTDIR
+                | Errno::ESTALE
+                | Errno::ENODEV
+                | Errno::ETIMEDOUT => {}
+                Errno::EACCES => denied = Some(Errno::EACCES),
+                other => return other,
+            }
+        }
+        denied.unwrap_or(Errno::ENOENT)
+    }
+
+    /// Writes the calling process's pid where it is wanted.
+    fn write_own_pid(&mut self) {
+        let digits = decimal(sys::getpid().unsigned_abs());
+        for (entry, start) in &self.own_pid {
+            let value = self
+                .envp
+                .bytes_mut(*entry)
+                .and_then(|text| text.get_mut(*start..));
+            if let Some(value) = value.filter(|value| value.len() == digits.len()) {
+                value.copy_from_slice(&digits);
+            }
+        }
+    }
+
+    /// Why the command was not executed.
+    pub(super) fn failure(&self, errno: Errno) -> Failure {
+        let status = match errno {
+            Errno::ENOENT | Errno::ENOTDIR => NOT_FOUND,
+            _ => NOT_EXECUTABLE,
+        };
+        let cause = std::io::Error::from(errno);
+        Failure {
+            status,
+            message: format!("{}: {cause}", self.name.display()),
+        }
+    }
+}
+
+/// Where `name` is looked for, in order: itself if it has a slash, else in each directory of `path`,
+/// an empty one being the working directory.
+fn candidates(name: &OsStr, path: &OsStr) -> Vec<OsString> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.as_bytes().contains(&b'/') {
+        return vec![name.to_owned()];
+    }
+    let dirs = path.as_bytes().split(|b| *b == b':');
+    dirs.map(|dir| {
+        let mut candidate = OsStr::from_bytes(dir).to_owned();
+        if !dir.is_empty() {
+            candidate.push("/");
+        }
+        candidate.push(name);
+        candidate
+    })
+    .collect()
+}
+
+/// A number's digits from the left; the rest is NUL.
+fn decimal(number: u32) -> [u8; PID_DIGITS.len()] {
+    let mut digits = [0; PID_DIGITS.len()];
+    let length = 1 + number.checked_ilog10().unwrap_or(0) as usize;
+    let mut rest = number;
+    for digit in digits.iter_mut().take(length).rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_command_is_looked_for() {
+        let look = |name: &str, path: &str| candidates(name.as_ref(), path.as_ref());
+        assert_eq!(look("x", "/a:/b"), ["/a/x", "/b/x"]);
+        assert_eq!(look("x", "/a::b"), ["/a/x", "x", "b/x"]);
+        assert_eq!(look("./x", "/a"), ["./x"]);
+        assert_eq!(look("x", ""), ["x"]);
+        assert!(look("", "/a").is_empty());
+    }
+
+    #[test]
+    fn digits_from_the_left() {
+        for number in [0, 9, 10, 99, 100, 32768, 4_194_304, u32::MAX] {
+            let digits = decimal(number);
+            let text = digits.split(|b| *b == 0).next().unwrap();
+            assert_eq!(text, number.to_string().as_bytes());
+        }
+    }
+}

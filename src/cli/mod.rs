@@ -1,0 +1,107 @@
+//! run-with, the program: QEMU's `-run-with` for any command.
+//!
+//! The program's code is here, and not in `src/bin`, so that its flags, man page and state machine
+//! can be tested like any other module; it is no part of the crate's public interface.
+//!
+//! `run-with` stays as a small supervisor ([`supervise`](platform::supervise)) or, with `--exec`,
+//! becomes the command. Exit statuses are env(1)'s: the command's own; 125 for a failure of run-with
+//! itself, 126 for a command that cannot be executed, 127 for one that is not found.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
+
+mod args;
+mod flags;
+mod help;
+mod mechanisms;
+mod systemd;
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod linux;
+        use linux as platform;
+    } else {
+        mod unsupported;
+        use unsupported as platform;
+    }
+}
+
+use args::{Generated, Mode, Request};
+
+/// run-with itself failed.
+const FAILED: i32 = 125;
+/// The command was found but cannot be executed.
+const NOT_EXECUTABLE: i32 = 126;
+/// The command was not found.
+const NOT_FOUND: i32 = 127;
+
+/// Why the command was not run, with the exit status that says so.
+#[derive(Debug)]
+struct Failure {
+    status: i32,
+    message: String,
+}
+
+impl Failure {
+    /// A failure of run-with's own.
+    fn own(message: impl fmt::Display) -> Self {
+        Self {
+            status: FAILED,
+            message: message.to_string(),
+        }
+    }
+
+    /// A failure of run-with's own, with everything that caused it.
+    fn caused(error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        Self {
+            status: FAILED,
+            message,
+        }
+    }
+}
+
+/// Runs the program with the arguments that follow its name; the answer is the exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let outcome = match args::parse(args) {
+        Err(error) => Err(Failure::own(format!("{error}\nTry 'run-with --help'."))),
+        Ok(Request::Help) => print(&help::help()),
+        Ok(Request::Version) => print(concat!("run-with ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Request::Keys(table)) => print(&format!("{table}\n")),
+        Ok(Request::Mechanisms { json }) => print(&mechanisms::report(json)),
+        Ok(Request::Generate(kind)) => print(&match kind {
+            Generated::Man => help::man(),
+            Generated::Bash => help::bash(),
+            Generated::Zsh => help::zsh(),
+            Generated::Fish => help::fish(),
+        }),
+        Ok(Request::Run(invocation)) => match invocation.mode {
+            Mode::Supervise => platform::supervise(&invocation),
+            Mode::Exec => platform::become_command(&invocation),
+        },
+    };
+    outcome.unwrap_or_else(|failure| {
+        say(&failure.message);
+        failure.status
+    })
+}
+
+/// Writes an answer to standard output; a reader that has gone makes it a failure.
+fn print(text: &str) -> Result<i32, Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written
+        .map(|()| 0)
+        .map_err(|error| Failure::own(format!("standard output: {error}")))
+}
+
+/// Says something on standard error; there is nobody to tell if that fails.
+fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "run-with: {message}");
+}

@@ -1,0 +1,129 @@
+//! execve with everything allocated beforehand.
+
+use std::ffi::{CStr, CString, c_char};
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::{int_arg, syscall};
+
+/// Strings for execve, and room for the array of pointers to them.
+#[derive(Debug)]
+pub(crate) struct StringArray {
+    /// Each ends with a NUL.
+    strings: Vec<Vec<u8>>,
+    /// One more than `strings`; filled in by `pointers`.
+    pointers: Vec<*const c_char>,
+}
+
+impl StringArray {
+    pub(crate) fn new(strings: Vec<CString>) -> Self {
+        let strings: Vec<Vec<u8>> = strings
+            .into_iter()
+            .map(CString::into_bytes_with_nul)
+            .collect();
+        let pointers = vec![ptr::null(); strings.len() + 1];
+        Self { strings, pointers }
+    }
+
+    /// The bytes of one string without its NUL, to be changed in place.
+    pub(crate) fn bytes_mut(&mut self, index: usize) -> Option<&mut [u8]> {
+        self.strings
+            .get_mut(index)?
+            .split_last_mut()
+            .map(|(_nul, bytes)| bytes)
+    }
+
+    /// The array as execve wants it; nothing is allocated.
+    fn pointers(&mut self) -> &mut [*const c_char] {
+        for (pointer, string) in self.pointers.iter_mut().zip(&self.strings) {
+            *pointer = string.as_ptr().cast();
+        }
+        &mut self.pointers
+    }
+}
+
+/// execve(2) of `path` with the arguments in `argv` *from its second on*: the first is only used for
+/// a file that has no interpreter line (ENOEXEC), which is given to it, the shell, as execvp(3) does.
+/// Returns only if it fails. Allocates nothing.
+pub(crate) fn exec(path: &CStr, argv: &mut StringArray, envp: &mut StringArray) -> Errno {
+    let environment = envp.pointers().as_ptr();
+    let arguments = argv.pointers();
+    let Some(without_shell) = arguments.get(1..) else {
+        return Errno::EINVAL;
+    };
+    let errno = execve(path.as_ptr(), without_shell.as_ptr(), environment);
+    if errno != Errno::ENOEXEC {
+        return errno;
+    }
+    let [shell, name, ..] = arguments else {
+        return errno;
+    };
+    *name = path.as_ptr();
+    let shell = *shell;
+    execve(shell, arguments.as_ptr(), environment)
+}
+
+/// The arrays come from [`StringArray::pointers`].
+fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> Errno {
+    let registers = [path as usize, argv as usize, envp as usize, 0, 0, 0];
+    // SAFETY: `path` and every string are NUL-terminated and borrowed by `exec` for the call; both
+    // arrays end with the null pointer that `new` put there.
+    unsafe { syscall(libc::SYS_execve, registers) }
+        .err()
+        .unwrap_or(Errno::UnknownErrno)
+}
+
+/// Whether the file at `path` has capabilities, which exec would give (capabilities(7)).
+pub(crate) fn has_file_capabilities(path: &CStr) -> bool {
+    let name = c"security.capability".as_ptr() as usize;
+    let args = [path.as_ptr() as usize, name, 0, 0, 0, 0];
+    // SAFETY: two NUL-terminated strings; a size of zero writes nothing.
+    unsafe { syscall(libc::SYS_getxattr, args) }.is_ok_and(|size| size > 0)
+}
+
+/// poll(2) by way of ppoll: like everything here, for a child that may touch no errno. A negative
+/// number in `fds` is skipped.
+#[cfg(target_pointer_width = "64")]
+pub(crate) fn poll(
+    fds: &mut [libc::pollfd],
+    limit: Option<std::time::Duration>,
+) -> Result<usize, Errno> {
+    // ppoll's system call writes the time left back.
+    let mut limit = limit.map(|limit| libc::timespec {
+        tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    });
+    let place = limit.as_mut().map_or(0, |limit| &raw mut *limit as usize);
+    let args = [
+        fds.as_mut_ptr() as usize,
+        fds.len(),
+        place,
+        0,
+        size_of::<u64>(),
+        0,
+    ];
+    // SAFETY: the kernel reads and writes `fds`, whose length it is told, and one timespec.
+    unsafe { syscall(libc::SYS_ppoll, args) }
+}
+
+/// CLOCK_MONOTONIC, for a child that may not use the C library's.
+#[cfg(target_pointer_width = "64")]
+pub(crate) fn now() -> std::time::Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let place = &raw mut time as usize;
+    // SAFETY: the kernel writes one timespec.
+    let _ = unsafe {
+        syscall(
+            libc::SYS_clock_gettime,
+            [int_arg(libc::CLOCK_MONOTONIC), place, 0, 0, 0, 0],
+        )
+    };
+    std::time::Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
+}
