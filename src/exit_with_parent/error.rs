@@ -46,6 +46,9 @@ pub enum ArmError {
     /// What was asked for (a grace, a channel, a callback, a descriptor, a binding across fork) needs
     /// a watcher, and the mechanism has none.
     NeedsWatcher(Mechanism),
+    /// In a forked child the original parent has only a pid, which may mean anybody by now: pass a
+    /// pipe as the parent's descriptor. (kqueue; a pidfd is inherited.)
+    ForkedChild(Mechanism),
     /// A system call failed.
     Os {
         /// Which step.
@@ -145,6 +148,11 @@ impl fmt::Display for ArmError {
                 f,
                 "the {mechanism} has no watcher, and a grace, a channel, a callback, a parent's \
                  descriptor or a forked child needs one"
+            ),
+            Self::ForkedChild(mechanism) => write!(
+                f,
+                "in a forked child the {mechanism} cannot tell who the parent's pid is now: \
+                 bind it by a pipe as the parent's descriptor"
             ),
             // The errno is the source: printed once, by whoever walks the chain.
             Self::Os { step, .. } => write!(f, "{step} failed"),

@@ -50,12 +50,32 @@ use crossbeam_channel::Receiver;
 
 mod error;
 mod report;
-mod watcher;
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
+        mod known;
         mod linux;
+        mod pipe;
+        mod watcher;
         use linux as platform;
+    } else if #[cfg(target_os = "freebsd")] {
+        mod freebsd;
+        mod known;
+        mod kqueue;
+        mod pipe;
+        mod watcher;
+        use freebsd as platform;
+    } else if #[cfg(any(
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+    ))] {
+        mod known;
+        mod kqueue;
+        mod pipe;
+        mod watcher;
+        use kqueue as platform;
     } else {
         mod unsupported;
         use unsupported as platform;

@@ -58,7 +58,7 @@ impl Identity {
         })
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub(super) fn of(uid: u32, gid: u32, groups: &[u32]) -> Self {
         Self {
             uid,

@@ -3,7 +3,8 @@
 
 use std::ffi::CStr;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -17,6 +18,12 @@ use super::{Identity, NotDropped};
 pub(super) fn group_list(user: &CStr, gid: u32) -> Result<Vec<u32>, Errno> {
     let groups = unistd::getgrouplist(user, Gid::from_raw(gid))?;
     Ok(groups.into_iter().map(Gid::as_raw).collect())
+}
+
+/// Opens a new root to enter later. O_PATH needs no permission to read it.
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty())
 }
 
 /// chroot(2) to an open directory, and into it: the root directory belongs to all threads that share

@@ -28,8 +28,13 @@ cfg_if::cfg_if! {
         pub(crate) use linux::{ProofError, Threads};
         #[cfg(feature = "cli")]
         pub(crate) use linux::in_child;
-        pub(crate) use linux::{enter_root, set_gid, set_groups, set_uid};
+        pub(crate) use linux::{enter_root, open_root, set_gid, set_groups, set_uid};
         use linux::group_list;
+    } else {
+        mod bsd;
+        pub(crate) use bsd::{ProofError, Threads};
+        pub(crate) use bsd::{enter_root, open_root, set_gid, set_groups, set_uid};
+        use bsd::group_list;
     }
 }
 

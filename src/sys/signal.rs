@@ -47,7 +47,7 @@ fn realtime() -> std::ops::RangeInclusive<i32> {
 /// Real-time signals are named on Linux alone: elsewhere the range is empty.
 #[cfg(not(target_os = "linux"))]
 fn realtime() -> std::ops::RangeInclusive<i32> {
-    1..=0
+    std::ops::RangeInclusive::new(1, 0)
 }
 
 /// No signal of this name or number.

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
+use super::known;
 use super::watcher::{self, Wake, Watched};
 use super::{
     Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, ParentExited, Report, Request,
@@ -107,7 +108,7 @@ impl Armed {
         let known = match expected {
             Expected::Fd(_) => return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal)),
             Expected::Pid(pid) => Known::Expected(*pid),
-            Expected::Unsaid => Known::Unsaid(parent::unsaid_parent()?),
+            Expected::Unsaid => Known::Unsaid(known::unsaid_parent()?),
         };
         self.signal = Some(KernelSignal::set(signal, known)?);
         Ok(())
@@ -168,7 +169,7 @@ impl Armed {
     pub(super) fn parent_is_alive(&self) -> bool {
         match (&self.watch, self.signal) {
             (Some(watch), _) => !watch.parent.is_gone(),
-            (None, Some(set)) => self.is_ours() && parent::still_parent(set.known).is_ok(),
+            (None, Some(set)) => self.is_ours() && known::still_parent(set.known).is_ok(),
             (None, None) => false,
         }
     }
@@ -242,7 +243,7 @@ impl KernelSignal {
         if set != signal.number() {
             return Err(ArmError::os(step)(Errno::EINVAL));
         }
-        parent::still_parent(known).inspect_err(|_| {
+        known::still_parent(known).inspect_err(|_| {
             let _ = sys::set_parent_death_signal(0);
         })?;
         Ok(Self { signal, known })

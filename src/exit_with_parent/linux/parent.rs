@@ -4,11 +4,13 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::fstat;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
+use crate::exit_with_parent::known::{current, pid_of, still_parent, unsaid_parent};
+use crate::exit_with_parent::pipe::{self, is_fifo, may_write};
 use crate::exit_with_parent::{ArmError, ArmStep, Expected, Known};
 use crate::sys::linux as sys;
 
@@ -93,48 +95,6 @@ impl Parent {
     }
 }
 
-/// The pid in what is known.
-pub(super) fn pid_of(known: Known) -> Option<u32> {
-    match known {
-        Known::Expected(pid) | Known::Unsaid(pid) => Some(pid),
-        Known::Descriptor => None,
-    }
-}
-
-/// Our parent's pid as the kernel gives it, if it is in our PID namespace.
-fn current() -> Option<u32> {
-    u32::try_from(sys::getppid()).ok().filter(|pid| *pid != 0)
-}
-
-/// The parent that nobody named; the cases in which the answer means nothing are errors.
-pub(super) fn unsaid_parent() -> Result<u32, ArmError> {
-    match current() {
-        None => Err(ArmError::ParentOutside),
-        Some(1) => Err(ArmError::ParentIsInit),
-        Some(pid) => Ok(pid),
-    }
-}
-
-/// An error if our parent is not, or no longer, the one we know.
-pub(super) fn still_parent(known: Known) -> Result<(), ArmError> {
-    let Some(pid) = pid_of(known) else {
-        return Ok(());
-    };
-    let found = current();
-    match known {
-        Known::Expected(_) if found.is_none() => Err(ArmError::ParentOutside),
-        _ if found == Some(pid) => Ok(()),
-        Known::Expected(_) => Err(ArmError::ParentGone {
-            expected: Some(pid),
-            found,
-        }),
-        _ => Err(ArmError::ParentGone {
-            expected: None,
-            found,
-        }),
-    }
-}
-
 fn open_pidfd(known: Known) -> Result<OwnedFd, ArmError> {
     // Before the pid is used at all: one that is not our parent may be anybody's.
     still_parent(known)?;
@@ -159,34 +119,12 @@ fn is_pidfd(fd: BorrowedFd<'_>) -> bool {
 }
 
 fn check_pipe(fd: BorrowedFd<'_>) -> Result<(), ArmError> {
+    let stat = pipe::check_read_end(fd)?;
     let raw = fd.as_raw_fd();
-    let step = ArmStep::ParentFd(raw);
-    let stat = fstat(fd).map_err(ArmError::os(step))?;
-    if !is_fifo(stat.st_mode) {
-        return Err(ArmError::NotAParentFd {
-            fd: raw,
-            found: "neither",
-        });
-    }
-    if may_write(fd).map_err(ArmError::os(step))? {
-        return Err(ArmError::NotAParentFd {
-            fd: raw,
-            found: "open for writing",
-        });
-    }
     match writer_here(raw, (stat.st_dev, stat.st_ino)) {
         Some(writer) => Err(ArmError::WriterHeldHere { fd: raw, writer }),
         None => Ok(()),
     }
-}
-
-fn is_fifo(mode: libc::mode_t) -> bool {
-    mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits()
-}
-
-fn may_write(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    Ok(flags & OFlag::O_ACCMODE != OFlag::O_RDONLY)
 }
 
 /// A descriptor of ours that can write to the pipe. Without /proc the answer is none: the caller's
@@ -197,7 +135,7 @@ fn writer_here(reader: RawFd, pipe: (libc::dev_t, libc::ino_t)) -> Option<RawFd>
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
     numbers.filter(|fd| *fd != reader).find(|fd| {
         sys::with_raw_fd(*fd, |fd| {
-            fstat(fd).is_ok_and(|s| is_fifo(s.st_mode) && (s.st_dev, s.st_ino) == pipe)
+            fstat(fd).is_ok_and(|s| is_fifo(&s) && (s.st_dev, s.st_ino) == pipe)
                 && may_write(fd).unwrap_or(false)
         })
     })

@@ -20,13 +20,10 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-
 use super::RunWith;
 use crate::async_teardown;
 use crate::exit_with_parent::{Armed, exit_with_parent};
-use crate::privileges::Identity;
+use crate::privileges::{self, Identity};
 
 mod apply;
 mod error;
@@ -67,8 +64,7 @@ impl Plan {
             identity: None,
         };
         if let Some(path) = options.get_chroot() {
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let root = open(path, flags, Mode::empty()).map_err(|errno| PrepareError::Root {
+            let root = privileges::open_root(path).map_err(|errno| PrepareError::Root {
                 path: path.into(),
                 errno: errno.into(),
             })?;
