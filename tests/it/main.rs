@@ -26,7 +26,10 @@ mod support;
 
 mod grammar;
 mod roles;
+mod statuses;
 mod teardown;
+mod terminal;
+mod transparency;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,6 +42,9 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
     trials.extend(grammar::tests());
+    trials.extend(statuses::tests());
     trials.extend(teardown::tests());
+    trials.extend(terminal::tests());
+    trials.extend(transparency::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

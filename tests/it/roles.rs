@@ -3,12 +3,16 @@
 use std::ffi::OsString;
 
 mod teardown;
+mod transparency;
 
 /// Runs the role named by the first argument; the answer is the exit status.
 pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
     match name.to_str() {
+        Some("odd") => transparency::odd(&args),
+        Some("count") => transparency::count(&args),
+        Some("signal") => transparency::signal(&args),
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
         _ => {
