@@ -335,8 +335,9 @@ impl Supervisor {
             // All of the group was stopped, by the terminal. The command has not been reaped: the
             // number is its own.
             let _ = sys::kill(-pid, libc::SIGCONT);
+        } else {
+            self.send(libc::SIGCONT);
         }
-        self.send(libc::SIGCONT);
     }
 
     fn forward(&mut self, received: Received) {
