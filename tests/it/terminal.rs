@@ -402,7 +402,9 @@ fn stop_and_resume(it: &mut Terminal) -> Outcome {
         ensure!(got.is_empty(), "{place}: {got:?}");
         it.line("echo still here$((1+1))")?;
         it.expect("still here2")?;
+        it.expect("outer> ")?;
         it.keys(CTRL_C)?;
+        it.expect("outer> ")?;
         let got = it.counted(&run_with)?;
         ensure!(got.is_empty(), "{place}, in the background: {got:?}");
         command.signal(libc::SIGKILL);
