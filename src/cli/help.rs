@@ -39,15 +39,3 @@ fn usage(flag: &Flag) -> String {
         .map_or_else(String::new, |value| format!(" {value}"));
     format!("{short}--{}{value}", flag.long)
 }
-pub(super) fn man() -> String {
-    help()
-}
-pub(super) fn bash() -> String {
-    help()
-}
-pub(super) fn zsh() -> String {
-    help()
-}
-pub(super) fn fish() -> String {
-    help()
-}

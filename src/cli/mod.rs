@@ -13,6 +13,7 @@ use std::io::Write;
 
 mod args;
 mod flags;
+mod generate;
 mod help;
 mod mechanisms;
 mod systemd;
@@ -27,7 +28,7 @@ cfg_if::cfg_if! {
     }
 }
 
-use args::{Generated, Mode, Request};
+use args::{Mode, Request};
 
 /// run-with itself failed.
 const FAILED: i32 = 125;
@@ -75,12 +76,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(Request::Version) => print(concat!("run-with ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Request::Keys(table)) => print(&format!("{table}\n")),
         Ok(Request::Mechanisms { json }) => print(&mechanisms::report(json)),
-        Ok(Request::Generate(kind)) => print(&match kind {
-            Generated::Man => help::man(),
-            Generated::Bash => help::bash(),
-            Generated::Zsh => help::zsh(),
-            Generated::Fish => help::fish(),
-        }),
+        Ok(Request::Generate(kind)) => print(&generate::generate(kind)),
         Ok(Request::Run(invocation)) => match invocation.mode {
             Mode::Supervise => platform::supervise(&invocation),
             Mode::Exec => platform::become_command(&invocation),
