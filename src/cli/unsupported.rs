@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::args::Invocation;
+use super::mechanisms::Survey;
 
 pub(crate) fn supervise(_invocation: &Invocation) -> Result<i32, Failure> {
     Err(Failure::own(
@@ -11,4 +12,16 @@ pub(crate) fn supervise(_invocation: &Invocation) -> Result<i32, Failure> {
 
 pub(crate) fn become_command(invocation: &Invocation) -> Result<i32, Failure> {
     supervise(invocation)
+}
+
+pub(crate) fn survey() -> Survey {
+    Survey {
+        system: format!(
+            "{} (run-with has not been written for it)",
+            std::env::consts::OS
+        ),
+        process: Vec::new(),
+        mechanisms: Vec::new(),
+        options: Vec::new(),
+    }
 }

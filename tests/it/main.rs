@@ -24,7 +24,9 @@
 #[macro_use]
 mod support;
 
+mod generated;
 mod grammar;
+mod mechanisms;
 mod roles;
 mod teardown;
 
@@ -38,7 +40,9 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
+    trials.extend(generated::tests());
     trials.extend(grammar::tests());
+    trials.extend(mechanisms::tests());
     trials.extend(teardown::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }
