@@ -67,10 +67,10 @@ const COMMAND: &str = r#"            -*) ;;
     case $flag in
 "#;
 
-const OPERANDS: &str = r#"        ?*) return ;;
+const OPERANDS: &str = r"        ?*) return ;;
     esac
     if [[ $cur == -* ]]; then
-"#;
+";
 
 const TAIL: &str = r#"    esac
 }

@@ -4,6 +4,11 @@
 //! What they print is committed (`man/`, `completions/`), so that packagers need not run the
 //! program; a test compares. What can be completed is decided here, once for all shells.
 
+#![allow(
+    clippy::format_push_string,
+    reason = "short texts made once: the reader's time counts"
+)]
+
 use super::args::Generated;
 use super::flags::{FLAGS, Flag};
 use crate::exit_with_parent::Signal;

@@ -4,15 +4,15 @@ use super::{FLAGS, Values, flags_with_values, spellings};
 use crate::cli::flags::Flag;
 use crate::run_with::{KEYS, Key};
 
-const HEAD: &str = r#"#compdef run-with
+const HEAD: &str = r"#compdef run-with
 # zsh completion for run-with. Made by: run-with --generate zsh
 
 # An operand: options, and the command once there are options.
 _run-with_operand() {
     _values -s , option \
-"#;
+";
 
-const MIDDLE: &str = r#"    [[ -n ${words[(r)[^-]*=*]} ]] && _command_names -e
+const MIDDLE: &str = r"    [[ -n ${words[(r)[^-]*=*]} ]] && _command_names -e
 }
 
 _run-with() {
@@ -25,7 +25,7 @@ _run-with() {
         fi
         case $words[i] in
             --) command=i+1; break ;;
-"#;
+";
 
 const COMMAND: &str = r"            -*|*=*) ;;
             *) command=i; break ;;

@@ -25,10 +25,10 @@ pub(crate) fn survey() -> Survey {
             "Linux {}",
             release.as_deref().unwrap_or("(unknown release)")
         ),
-        process: process(&parent),
+        process: process(parent),
         options: vec![
-            exit_with_parent(&mechanisms, &parent),
-            exit_with_parent_exec(&mechanisms, &parent),
+            exit_with_parent(&mechanisms, parent),
+            exit_with_parent_exec(&mechanisms, parent),
             chroot(),
             user(),
             teardown(),
@@ -226,7 +226,7 @@ impl Parent {
     }
 }
 
-fn process(parent: &Parent) -> Vec<Fact> {
+fn process(parent: Parent) -> Vec<Fact> {
     let fact = |name, value, note: &str| Fact {
         name,
         value,
@@ -259,7 +259,7 @@ fn offer(name: &'static str, refusal: Option<String>, uses: &str) -> Offer {
     }
 }
 
-fn exit_with_parent(mechanisms: &Mechanisms, parent: &Parent) -> Offer {
+fn exit_with_parent(mechanisms: &Mechanisms, parent: Parent) -> Offer {
     let held = mechanisms.pidfd.is_ok()
         && mechanisms.clone_pidfd
         && matches!(mechanisms.signal, Some(Ok(())));
@@ -273,7 +273,7 @@ fn exit_with_parent(mechanisms: &Mechanisms, parent: &Parent) -> Offer {
     offer("exit-with-parent", refusal.map(str::to_owned), uses)
 }
 
-fn exit_with_parent_exec(mechanisms: &Mechanisms, parent: &Parent) -> Offer {
+fn exit_with_parent_exec(mechanisms: &Mechanisms, parent: Parent) -> Offer {
     let refusal = match mechanisms.parent_death_signal {
         Ok(()) => parent.refusal(true),
         Err(_) => Some("there is no parent-death signal"),

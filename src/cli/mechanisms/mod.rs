@@ -2,6 +2,11 @@
 //!
 //! The platform looks, without changing anything; here it is only laid out.
 
+#![allow(
+    clippy::format_push_string,
+    reason = "short texts made once: the reader's time counts"
+)]
+
 use super::platform;
 
 mod json;
