@@ -39,3 +39,20 @@ fn usage(flag: &Flag) -> String {
         .map_or_else(String::new, |value| format!(" {value}"));
     format!("{short}--{}{value}", flag.long)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_and_key_is_there() {
+        let help = help();
+        for flag in FLAGS {
+            assert!(help.contains(&usage(flag)), "{}", flag.long);
+            assert!(help.contains(flag.help), "{}", flag.long);
+        }
+        for key in KEYS {
+            assert!(help.contains(key.summary), "{}", key.name);
+        }
+    }
+}
