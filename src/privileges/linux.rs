@@ -202,11 +202,7 @@ mod tests {
                         CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000\n";
 
     fn identity() -> Identity {
-        Identity {
-            uid: 7,
-            gid: 8,
-            groups: vec![9, 8, 8],
-        }
+        Identity::of(7, 8, &[9, 8, 8])
     }
 
     #[test]
