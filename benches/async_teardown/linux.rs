@@ -201,6 +201,8 @@ fn run(variant: Variant, mib: usize) -> Times {
     signal(&process, libc::SIGKILL);
     assert!(gone(&process, NEVER * 6), "{variant:?} does not die");
     let waitable = killed.elapsed();
+    // As any parent does.
+    child.0.wait().unwrap();
     let mut memory = Some(waitable);
     if let Some(helper) = helper {
         memory = gone(&helper, NEVER).then(|| killed.elapsed());

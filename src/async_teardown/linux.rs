@@ -27,6 +27,10 @@ const STACK: usize = 32 * 1024;
 /// closing another descriptor takes time. After an exec the old image stays this much longer.
 const LAST_STEPS: Duration = Duration::from_millis(100);
 
+/// How long the process's parent may take to reap it before the helper goes on regardless. The
+/// parent of a process usually waits for it; one that does not costs the memory this much time.
+const REAPER_FIRST: Duration = Duration::from_millis(5);
+
 /// The helper is on its way.
 const STARTING: u32 = 1;
 /// The helper waits for the lock.
@@ -316,9 +320,12 @@ extern "C" fn helper(shared: *mut c_void) -> c_int {
             // No signal handler can run here; a stop and continue restarts the call. Any other
             // answer is the end: better too early than never.
             while sys::lock_file(lock, true) == Err(Errno::EINTR) {}
-            // A process that exits closes its descriptors before it is waitable. To free its memory
-            // between the two would compete with it for the processor and hold it up.
-            let _ = sys::readable_within(process, LAST_STEPS);
+            // A process that exits closes its descriptors before it is waitable, and who waits for
+            // it has to run. To free memory meanwhile would compete with both for the processor:
+            // a kernel that does not preempt its own work lets them wait for a clock tick.
+            if sys::poll_within(process, libc::POLLIN, LAST_STEPS) == Ok(true) {
+                let _ = sys::poll_within(process, 0, REAPER_FIRST);
+            }
         }
         Err((step, errno)) => {
             shared.step.store(step, Ordering::Relaxed);

@@ -325,14 +325,20 @@ pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Sleeps until `fd` is readable, for at most `limit`; the answer is whether it is.
+/// Sleeps until one of `events` (or `POLLHUP`, `POLLERR`, which need no asking) holds for `fd`, for
+/// at most `limit`; the answer is whether it does.
 ///
-/// ppoll(2): EINTR after a signal handler, EINVAL with an RLIMIT_NOFILE of 0.
+/// ppoll(2): EINTR after a signal handler, EINVAL with an RLIMIT_NOFILE of 0. A pidfd is `POLLIN`
+/// when the process has ended, and `POLLHUP` when it has been reaped (Linux 6.9; never before).
 #[doc(alias = "SYS_ppoll")]
-pub(crate) fn readable_within(fd: BorrowedFd<'_>, limit: Duration) -> Result<bool, Errno> {
+pub(crate) fn poll_within(
+    fd: BorrowedFd<'_>,
+    events: libc::c_short,
+    limit: Duration,
+) -> Result<bool, Errno> {
     let mut poll = libc::pollfd {
         fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
+        events,
         revents: 0,
     };
     let mut timeout = libc::timespec {
