@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::{Step, TeardownError};
 use crate::sys::linux as sys;
@@ -196,6 +197,10 @@ pub(super) fn start() -> Result<Helper, TeardownError> {
     if before == owner {
         return Err(TeardownError::AlreadyRunning);
     }
+    let errno = Errno::last_raw();
+    reap_left_over(owner);
+    // "No such child" is the usual answer there, and none of the caller's business.
+    Errno::set_raw(errno);
     let started = start_unclaimed(owner);
     if started.is_err() {
         STARTED_BY.store(0, Ordering::Release);
@@ -243,6 +248,24 @@ fn start_unclaimed(owner: i32) -> Result<Helper, TeardownError> {
         pid,
         resources: ManuallyDrop::new(resources),
     })
+}
+
+/// Reaps the helpers of what this process was before it executed this program.
+///
+/// `__WCLONE` is for children whose exit signal is not SIGCHLD, of which most programs have no
+/// others; at the first zombie that is not a helper this stops.
+fn reap_left_over(owner: i32) {
+    let zombies = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WCLONE;
+    let named = name(owner);
+    let named = named.split(|b| *b == 0).next().unwrap_or_default();
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) =
+        waitid(Id::All, zombies | WaitPidFlag::WNOWAIT)
+    {
+        let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if comm.strip_suffix(b"\n") != Some(named) || waitid(Id::Pid(pid), zombies).is_err() {
+            return;
+        }
+    }
 }
 
 fn failed(step: Step, errno: Errno) -> TeardownError {

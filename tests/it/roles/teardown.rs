@@ -97,7 +97,15 @@ impl Main {
             })
             .to_string(),
             "fork-with-handle" => self.fork_with_handle(),
+            "ignore-children" => {
+                unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+                "ignored".into()
+            }
             "exec" => exec(),
+            "exec-self" => {
+                let argv = [c"it", c"--role", c"teardown"].map(CString::from);
+                format!("{:?}", nix::unistd::execv(c"/proc/self/exe", &argv))
+            }
             "exec-from-thread" => std::thread::spawn(exec).join().unwrap(),
             "cycles" => cycles(number()),
             "errno" => errno_kept(number()).to_string(),
