@@ -28,7 +28,7 @@ struct Times {
     memory: Option<Duration>,
 }
 
-pub fn main() {
+pub(crate) fn main() {
     let mut args = std::env::args().skip(1);
     if args.next().is_some_and(|first| first == "--child") {
         let how = args.next().unwrap();
@@ -105,7 +105,7 @@ fn ratio(a: &[Times], b: &[Times], time: fn(&Times) -> Option<Duration>) -> Stri
     let mut each: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a / b).collect();
     each.sort_by(f64::total_cmp);
     format!(
-        "{:.3} ({:.3} to {:.3})",
+        "{:.4} ({:.4} to {:.4})",
         median(a) / median(b),
         each[0],
         each[each.len() - 1]

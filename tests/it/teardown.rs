@@ -22,7 +22,7 @@ use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("teardown::waitable_while_the_memory_is_held", &[], order),
         test("teardown::off_nothing_holds_the_memory", &[], order_off),

@@ -124,7 +124,7 @@ pub(crate) fn exit_group(status: i32) -> ! {
 
 /// Replaces the calling thread's signal mask with exactly `set`; the answer is the old one.
 ///
-/// rt_sigprocmask(2). Not through the C library, which keeps its own signals (32, 33) out of every
+/// `rt_sigprocmask(2)`. Not through the C library, which keeps its own signals (32, 33) out of every
 /// set it is given. SIGKILL and SIGSTOP stay deliverable whatever the set says.
 #[doc(alias = "SYS_rt_sigprocmask")]
 pub(crate) fn set_signal_mask(set: u64) -> Result<u64, Errno> {
@@ -149,7 +149,7 @@ pub(crate) fn set_signal_mask(set: u64) -> Result<u64, Errno> {
 
 /// Names the calling thread: up to 15 bytes and a NUL.
 ///
-/// PR_SET_NAME(2const): the thread that calls, nobody else's name, even with shared memory.
+/// `PR_SET_NAME(2const)`: the thread that calls, nobody else's name, even with shared memory.
 #[doc(alias = "PR_SET_NAME")]
 pub(crate) fn set_name(name: &[u8; 16]) -> Result<(), Errno> {
     // SAFETY: the kernel reads at most 16 bytes from `name`.
@@ -184,8 +184,8 @@ pub(crate) fn chdir(path: &CStr) -> Result<(), Errno> {
 
 /// Closes every descriptor of the calling process's table but those in `keep`, which is sorted.
 ///
-/// close_range(2), Linux 5.9; where it is refused, by ENOSYS or an old seccomp profile's EPERM, one
-/// by one up to the table's size in /proc/self/status (`FDSize`): RLIMIT_NOFILE can be a thousand
+/// `close_range(2)`, Linux 5.9; where it is refused, by ENOSYS or an old seccomp profile's EPERM, one
+/// by one up to the table's size in /proc/self/status (`FDSize`): `RLIMIT_NOFILE` can be a thousand
 /// million, and lower than a descriptor opened before it was lowered. Without /proc it fails.
 ///
 /// # Safety
@@ -217,7 +217,7 @@ fn close_between(first: u32, last: u32) -> Result<(), Errno> {
     }
 }
 
-/// close_range(2) without flags; callers see to who uses the descriptors.
+/// `close_range(2)` without flags; callers see to who uses the descriptors.
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     plain(
         libc::SYS_close_range,
@@ -257,7 +257,7 @@ fn descriptor_table_size() -> Result<u32, Errno> {
 
 /// Takes a POSIX write lock on the whole file, waiting for it if `wait` is set.
 ///
-/// fcntl_locking(2): the owner is the table of descriptors, that is the process. Held by another
+/// `fcntl_locking(2)`: the owner is the table of descriptors, that is the process. Held by another
 /// it is EAGAIN (or EACCES), or, waiting, EINTR after a signal handler. *Closing any descriptor* of
 /// the file releases the owner's locks; a fork does not pass them on.
 #[doc(alias = "F_SETLK")]
@@ -265,8 +265,11 @@ fn descriptor_table_size() -> Result<u32, Errno> {
 pub(crate) fn lock_file(fd: BorrowedFd<'_>, wait: bool) -> Result<(), Errno> {
     // SAFETY: a plain C struct, for which all zeroes are values: offset 0, length 0 (to the end).
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    #[allow(clippy::cast_possible_truncation, reason = "two small constants")]
+    {
+        lock.l_type = libc::F_WRLCK as libc::c_short;
+        lock.l_whence = libc::SEEK_SET as libc::c_short;
+    }
     let command = if wait { libc::F_SETLKW } else { libc::F_SETLK };
     let place = (&raw const lock) as usize;
     // SAFETY: the kernel reads one struct flock from `place`, which outlives the call.
@@ -281,7 +284,7 @@ pub(crate) fn lock_file(fd: BorrowedFd<'_>, wait: bool) -> Result<(), Errno> {
 
 /// Sleeps while `word` is `expected`, until a wake; also returns for no reason at all.
 ///
-/// futex(2), not private: the kernel's own wake of CLONE_CHILD_CLEARTID is not private either.
+/// futex(2), not private: the kernel's own wake of `CLONE_CHILD_CLEARTID` is not private either.
 #[doc(alias = "FUTEX_WAIT")]
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
     let args = [
@@ -313,7 +316,7 @@ pub(crate) fn futex_wake(word: &AtomicU32) {
 
 /// Waits for the child behind `pidfd` to end and reaps it, whatever its exit signal.
 ///
-/// waitid(2) with P_PIDFD, Linux 5.4 (before: EINVAL). ECHILD if it is no child or was reaped,
+/// waitid(2) with `P_PIDFD`, Linux 5.4 (before: EINVAL). ECHILD if it is no child or was reaped,
 /// EBADF if there is no such descriptor, EINTR after a signal handler.
 #[doc(alias = "P_PIDFD")]
 pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
@@ -328,7 +331,7 @@ pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
 /// Sleeps until one of `events` (or `POLLHUP`, `POLLERR`, which need no asking) holds for `fd`, for
 /// at most `limit`; the answer is whether it does.
 ///
-/// ppoll(2): EINTR after a signal handler, EINVAL with an RLIMIT_NOFILE of 0. A pidfd is `POLLIN`
+/// ppoll(2): EINTR after a signal handler, EINVAL with an `RLIMIT_NOFILE` of 0. A pidfd is `POLLIN`
 /// when the process has ended, and `POLLHUP` when it has been reaped (Linux 6.9; never before).
 #[doc(alias = "SYS_ppoll")]
 pub(crate) fn poll_within(
@@ -342,8 +345,8 @@ pub(crate) fn poll_within(
         revents: 0,
     };
     let mut timeout = libc::timespec {
-        tv_sec: limit.as_secs() as libc::time_t,
-        tv_nsec: libc::c_long::from(limit.subsec_nanos() as i32),
+        tv_sec: libc::time_t::try_from(limit.as_secs()).map_err(|_| Errno::EINVAL)?,
+        tv_nsec: limit.subsec_nanos().try_into().map_err(|_| Errno::EINVAL)?,
     };
     let (poll, timeout) = (&raw mut poll, &raw mut timeout);
     let args = [poll as usize, 1, timeout as usize, 0, 0, 0];
