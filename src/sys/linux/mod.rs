@@ -344,6 +344,10 @@ pub(crate) fn poll_within(
         events,
         revents: 0,
     };
+    #[allow(
+        clippy::unnecessary_fallible_conversions,
+        reason = "c_long has 32 bits elsewhere"
+    )]
     let mut timeout = libc::timespec {
         tv_sec: libc::time_t::try_from(limit.as_secs()).map_err(|_| Errno::EINVAL)?,
         tv_nsec: limit.subsec_nanos().try_into().map_err(|_| Errno::EINVAL)?,
