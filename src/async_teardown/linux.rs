@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::{Step, TeardownError};
 use crate::sys::linux as sys;
@@ -26,6 +27,10 @@ const STACK: usize = 32 * 1024;
 /// How long a process may take from closing the lock's file to being waitable; microseconds, unless
 /// closing another descriptor takes time. After an exec the old image stays this much longer.
 const LAST_STEPS: Duration = Duration::from_millis(100);
+
+/// How long the process's parent may take to reap it before the helper goes on regardless. The
+/// parent of a process usually waits for it; one that does not costs the memory this much time.
+const REAPER_FIRST: Duration = Duration::from_millis(5);
 
 /// The helper is on its way.
 const STARTING: u32 = 1;
@@ -192,6 +197,10 @@ pub(super) fn start() -> Result<Helper, TeardownError> {
     if before == owner {
         return Err(TeardownError::AlreadyRunning);
     }
+    let errno = Errno::last_raw();
+    reap_left_over(owner);
+    // "No such child" is the usual answer there, and none of the caller's business.
+    Errno::set_raw(errno);
     let started = start_unclaimed(owner);
     if started.is_err() {
         STARTED_BY.store(0, Ordering::Release);
@@ -239,6 +248,24 @@ fn start_unclaimed(owner: i32) -> Result<Helper, TeardownError> {
         pid,
         resources: ManuallyDrop::new(resources),
     })
+}
+
+/// Reaps the helpers of what this process was before it executed this program.
+///
+/// `__WCLONE` is for children whose exit signal is not SIGCHLD, of which most programs have no
+/// others; at the first zombie that is not a helper this stops.
+fn reap_left_over(owner: i32) {
+    let zombies = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WCLONE;
+    let named = name(owner);
+    let named = named.split(|b| *b == 0).next().unwrap_or_default();
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) =
+        waitid(Id::All, zombies | WaitPidFlag::WNOWAIT)
+    {
+        let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if comm.strip_suffix(b"\n") != Some(named) || waitid(Id::Pid(pid), zombies).is_err() {
+            return;
+        }
+    }
 }
 
 fn failed(step: Step, errno: Errno) -> TeardownError {
@@ -316,9 +343,12 @@ extern "C" fn helper(shared: *mut c_void) -> c_int {
             // No signal handler can run here; a stop and continue restarts the call. Any other
             // answer is the end: better too early than never.
             while sys::lock_file(lock, true) == Err(Errno::EINTR) {}
-            // A process that exits closes its descriptors before it is waitable. To free its memory
-            // between the two would compete with it for the processor and hold it up.
-            let _ = sys::readable_within(process, LAST_STEPS);
+            // A process that exits closes its descriptors before it is waitable, and who waits for
+            // it has to run. To free memory meanwhile would compete with both for the processor:
+            // a kernel that does not preempt its own work lets them wait for a clock tick.
+            if sys::poll_within(process, libc::POLLIN, LAST_STEPS) == Ok(true) {
+                let _ = sys::poll_within(process, 0, REAPER_FIRST);
+            }
         }
         Err((step, errno)) => {
             shared.step.store(step, Ordering::Relaxed);
