@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::{Step, TeardownError};
-use crate::sys::linux as sys;
+use crate::sys::linux::{self as sys, GuardedStack, StackError};
 
 /// The pid of the process whose helper was started and not ended; 0 for none. A forked child has
 /// another pid, so what it inherited here says nothing about it.
@@ -62,41 +62,20 @@ const STEPS: [Step; 4] = [
     Step::FindLock,
 ];
 
-/// Guard page, stack and [`Shared`], in this order. Unmapped on drop.
+/// The helper's stack with [`Shared`] above it.
 #[derive(Debug)]
-struct Mapping {
-    base: NonNull<c_void>,
-    length: usize,
-}
-
-// SAFETY: an address and a length of memory that no thread owns; what is shared there is atomic or
-// written before the helper exists.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; `&Mapping` gives access to `Shared` only, by shared reference.
-unsafe impl Sync for Mapping {}
+struct Mapping(GuardedStack);
 
 impl Mapping {
     fn new(shared: Shared) -> Result<Self, TeardownError> {
-        // SAFETY: sysconf takes and touches no memory of ours.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        let page = usize::try_from(page).unwrap_or(64 * 1024);
-        let length = page + (STACK + size_of::<Shared>()).next_multiple_of(page);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping where the kernel likes.
-        let base = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
-        let base = match NonNull::new(base) {
-            Some(base) if base.as_ptr() != libc::MAP_FAILED => base,
-            _ => return Err(failed(Step::MapStack, Errno::last())),
-        };
-        let mapping = Self { base, length };
-        // SAFETY: the first page of our own mapping, which nothing uses.
-        if unsafe { libc::mprotect(base.as_ptr(), page, libc::PROT_NONE) } != 0 {
-            return Err(failed(Step::GuardStack, Errno::last()));
-        }
-        // A forked child has no use for it. Not vital: an old kernel's refusal costs two pages.
-        // SAFETY: our own mapping; the advice changes nothing in this process.
-        unsafe { libc::madvise(base.as_ptr(), length, libc::MADV_DONTFORK) };
+        let stack =
+            GuardedStack::new(STACK + size_of::<Shared>()).map_err(|error| match error {
+                StackError::Map(errno) => failed(Step::MapStack, errno),
+                StackError::Guard(errno) => failed(Step::GuardStack, errno),
+            })?;
+        // A forked child has no use for it.
+        stack.dont_fork();
+        let mapping = Self(stack);
         // SAFETY: inside the writable part, aligned (the end is page-aligned, the size a multiple
         // of the alignment), and nobody else knows the address yet.
         unsafe { mapping.place().write(shared) };
@@ -105,20 +84,12 @@ impl Mapping {
 
     /// Where [`Shared`] is; the stack ends there and grows down.
     fn place(&self) -> *mut Shared {
-        let end = self.base.as_ptr().cast::<u8>().wrapping_add(self.length);
-        end.wrapping_sub(size_of::<Shared>()).cast()
+        self.0.top().wrapping_byte_sub(size_of::<Shared>()).cast()
     }
 
     fn shared(&self) -> &Shared {
         // SAFETY: written in `new`, mapped as long as `self`; from then on only atomics change.
         unsafe { &*self.place() }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: ours alone; dropped only when the helper never was or has been reaped.
-        unsafe { libc::munmap(self.base.as_ptr(), self.length) };
     }
 }
 

@@ -367,7 +367,14 @@ fn spawn(
     bound: bool,
 ) -> Result<Command, Failure> {
     let supervisor = sys::getpid();
-    let pid = sys::clone_running(Share::NothingUntilExec, &page.command, || {
+    // The cheaper child, unless it is to have other credentials: those are never changed while memory
+    // is shared.
+    let share = if plan.steps().is_empty() {
+        Share::MemoryUntilExec
+    } else {
+        Share::NothingUntilExec
+    };
+    let pid = sys::clone_running(share, &page.command, || {
         page.set_pid(sys::getpid());
         let (at, errno) = become_program(plan, program, original, bound.then_some(supervisor));
         page.fail(at, errno);
