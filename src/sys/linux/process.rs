@@ -51,7 +51,7 @@ pub(crate) fn clone_running<F: FnOnce() -> Never>(
 }
 
 /// A child whose memory is a copy.
-#[expect(unreachable_code, reason = "the child does not come back")]
+#[allow(unreachable_code, reason = "the child does not come back")]
 fn clone<F: FnOnce() -> Never>(flags: i32, pidfd: &AtomicI32, run: F) -> Result<i32, Errno> {
     // Stack 0: the child goes on with its copy of ours. The third argument is parent_tid on every
     // architecture, and takes the pidfd with CLONE_PIDFD.
