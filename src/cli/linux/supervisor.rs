@@ -107,7 +107,15 @@ impl Supervisor {
             None => None,
         };
         let original = signals.original();
-        let command = spawn(&plan, &mut program, &page, original, binding.is_some())?;
+        let command = match &binding {
+            Some(binding) if binding.parent.is_gone() => Err(Failure::own("the parent is gone")),
+            _ => spawn(&plan, &mut program, &page, original, binding.is_some()),
+        };
+        let command = command.inspect_err(|_| {
+            if let Some(binding) = &binding {
+                binding.guard.end();
+            }
+        })?;
         let mut it = Self {
             signals,
             page,
@@ -314,9 +322,7 @@ impl Supervisor {
     fn finish(&mut self, end: End) {
         self.page.set_done();
         if let Some(binding) = &self.binding {
-            // Our own child until we have reaped it: the pid is its.
-            let _ = sys::kill(binding.guard.pid, libc::SIGKILL);
-            sys::reap_pid(binding.guard.pid);
+            binding.guard.end();
         }
         self.pidfile = None;
         self.status.tell(match end {
