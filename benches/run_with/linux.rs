@@ -98,7 +98,7 @@ fn kills(rounds: usize, gib: usize) {
         "1000",
     ];
     let setpriv = ["setpriv", "--pdeathsig", "KILL", "sleep", "1000"];
-    let tini = ["tini", "-p", "TERM", "-s", "--", "sleep", "1000"];
+    let tini = ["tini", "-p", "SIGTERM", "-s", "--", "sleep", "1000"];
     let commands: [&[&str]; 4] = [&ours, &ours_kill, &setpriv, &tini];
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); commands.len()];
     for round in 0..rounds.max(5) {
@@ -120,7 +120,7 @@ fn kills(rounds: usize, gib: usize) {
         setpriv,
     );
     ratio(
-        "tini -p TERM -s         : setpriv --pdeathsig KILL",
+        "tini -p SIGTERM -s         : setpriv --pdeathsig KILL",
         tini,
         setpriv,
     );
