@@ -4,7 +4,7 @@
 //! server, a worker daemon. When the parent is gone, for whatever reason, the captive is to be gone
 //! too. This crate is for both sides of that bargain, and each part can be used alone:
 //!
-//! - [`exit_with_parent`]: called by the captive itself, early in `main`.
+//! - [`exit_with_parent`](mod@exit_with_parent): called by the captive itself, early in `main`.
 //! - [`privileges`]: resolve a user while names can be looked up, become that user later, prove it.
 //! - [`async_teardown`]: be waitable at once however much memory the process had (Linux).
 //! - [`run_with`]: the three together as QEMU's `-run-with` option string, resolved while the
