@@ -34,16 +34,16 @@ fn main() -> ExitCode {
     match serve(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut message = format!("captive-daemon: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                message += &format!(": {error}");
-                cause = error.source();
-            }
-            eprintln!("{message}");
+            let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+            say(&causes.fold(error.to_string(), |all, cause| format!("{all}: {cause}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Not `eprintln!`, which panics if nobody reads: the reader may have been the parent.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "captive-daemon: {message}");
 }
 
 fn serve(cli: &Cli) -> Result<(), Box<dyn Error>> {
@@ -104,8 +104,8 @@ fn path_inside(path: &Path, root: &Path) -> io::Result<Option<PathBuf>> {
 fn remove(socket: Option<&Path>) {
     match socket.map(fs::remove_file) {
         Some(Ok(())) => {}
-        Some(Err(error)) => eprintln!("captive-daemon: the socket stays: {error}"),
-        None => eprintln!("captive-daemon: the socket stays: it is outside our root"),
+        Some(Err(error)) => say(&format!("the socket stays: {error}")),
+        None => say("the socket stays: it is outside our root"),
     }
 }
 

@@ -1,10 +1,11 @@
 //! The parent's exit as an event: the program is told, and decides itself what follows.
 use captive::exit_with_parent::ExitWithParent;
+use std::io::{Write, stderr};
 
 fn main() -> Result<(), captive::Error> {
     let (armed, parent) = ExitWithParent::new().channel()?;
-    eprintln!("{}", armed.report());
+    writeln!(stderr(), "{}", armed.report()).ok();
     parent.recv().ok(); // or in a select! beside the work
-    eprintln!("the parent is gone: flush and leave");
+    writeln!(stderr(), "the parent is gone: flush and leave").ok();
     Ok(())
 }

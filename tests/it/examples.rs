@@ -279,16 +279,22 @@ fn silent() -> Outcome {
 }
 
 fn outside() -> Outcome {
-    let (_dir, socket) = socket()?;
-    let root = tempfile::tempdir()?;
-    let options = format!("--run-with=chroot={}", root.path().display());
-    let it = Direct::daemon(&[&options], &socket)?;
-    it.sigterm();
-    let output = it.end()?;
-    ensure!(output.status.code() == Some(0), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(said.contains("outside our root"), "{said}");
-    ensure!(socket.exists(), "removed from inside the new root?");
+    // Also with nobody to read that the socket stays.
+    for read in [true, false] {
+        let (_dir, socket) = socket()?;
+        let root = tempfile::tempdir()?;
+        let options = format!("--run-with=chroot={}", root.path().display());
+        let mut it = Direct::daemon(&[&options], &socket)?;
+        if !read {
+            drop(it.child.stderr.take());
+        }
+        it.sigterm();
+        let output = it.end()?;
+        ensure!(output.status.code() == Some(0), "{read}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains("outside our root") == read, "{read}: {said}");
+        ensure!(socket.exists(), "removed from inside the new root?");
+    }
     Ok(())
 }
 
