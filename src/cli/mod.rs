@@ -7,6 +7,14 @@
 //! becomes the command. Exit statuses are env(1)'s: the command's own; 125 for a failure of run-with
 //! itself, 126 for a command that cannot be executed, 127 for one that is not found.
 
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(
+        dead_code,
+        reason = "flags are read everywhere, the supervisor is Linux's"
+    )
+)]
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
