@@ -3,7 +3,7 @@
 //! The program's code is here, and not in `src/bin`, so that its flags, man page and state machine
 //! can be tested like any other module; it is no part of the crate's public interface.
 //!
-//! `run-with` stays as a small supervisor ([`supervise`](platform::supervise)) or, with `--exec`,
+//! `run-with` stays as a small supervisor (`supervise` in the platform file) or, with `--exec`,
 //! becomes the command. Exit statuses are env(1)'s: the command's own; 125 for a failure of run-with
 //! itself, 126 for a command that cannot be executed, 127 for one that is not found.
 

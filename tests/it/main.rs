@@ -24,6 +24,7 @@
 #[macro_use]
 mod support;
 
+mod examples;
 mod grammar;
 mod roles;
 mod teardown;
@@ -38,6 +39,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
+    trials.extend(examples::tests());
     trials.extend(grammar::tests());
     trials.extend(teardown::tests());
     libtest_mimic::run(&arguments, trials).exit();
