@@ -24,6 +24,7 @@
 #[macro_use]
 mod support;
 
+mod examples;
 mod generated;
 mod grammar;
 mod mechanisms;
@@ -40,6 +41,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
+    trials.extend(examples::tests());
     trials.extend(generated::tests());
     trials.extend(grammar::tests());
     trials.extend(mechanisms::tests());
