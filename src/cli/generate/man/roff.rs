@@ -60,13 +60,9 @@ impl Roff {
         self.prose_line(&line);
     }
 
+    /// A line of words, which begins with no request: escaped, only a full stop could make one.
     fn prose_line(&mut self, line: &str) {
-        // A control character at a line's start would make it a request.
-        let guard = if line.starts_with(['.', '\'']) {
-            "\\&"
-        } else {
-            ""
-        };
+        let guard = if line.starts_with('.') { "\\&" } else { "" };
         self.line(&format!("{guard}{}", marked(line)));
     }
 
@@ -119,7 +115,8 @@ impl Roff {
         self.line(".nf");
         for line in lines.lines() {
             let line = line.strip_prefix("    ").unwrap_or(line);
-            self.line(&escape(line));
+            let guard = if line.starts_with('.') { "\\&" } else { "" };
+            self.line(&format!("{guard}{}", escape(line)));
         }
         self.line(".fi");
         self.line(".RE");
@@ -201,7 +198,7 @@ mod tests {
     fn what_roff_would_take_for_its_own() {
         assert_eq!(prose(r"a-b \n 'c'"), "a\\-b \\en \\(aqc\\(aq\n");
         assert_eq!(prose("See. .x"), "See.\n\\&.x\n");
-        assert_eq!(prose("'x"), "\\&\\(aqx\n");
+        assert_eq!(prose("'x"), "\\(aqx\n");
     }
 
     #[test]
