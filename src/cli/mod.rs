@@ -17,7 +17,9 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 mod args;
 mod flags;
@@ -96,11 +98,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
     })
 }
 
-/// Writes an answer to standard output; a reader that has gone makes it a failure.
+/// Writes an answer to standard output; nobody there to read it makes it a failure.
 fn print(text: &str) -> Result<i32, Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written
+    // Not through std's stdout, which takes a closed descriptor for a place where all is well.
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    out.and_then(|out| File::from(out).write_all(text.as_bytes()))
         .map(|()| 0)
         .map_err(|error| Failure::own(format!("standard output: {error}")))
 }

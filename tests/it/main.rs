@@ -29,7 +29,10 @@ mod generated;
 mod grammar;
 mod mechanisms;
 mod roles;
+mod statuses;
 mod teardown;
+mod terminal;
+mod transparency;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -45,6 +48,9 @@ fn main() {
     trials.extend(generated::tests());
     trials.extend(grammar::tests());
     trials.extend(mechanisms::tests());
+    trials.extend(statuses::tests());
     trials.extend(teardown::tests());
+    trials.extend(terminal::tests());
+    trials.extend(transparency::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

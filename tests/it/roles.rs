@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 mod examples;
 mod teardown;
+mod transparency;
 
 /// Runs the role named by the first argument; the answer is the exit status.
 pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
@@ -11,6 +12,9 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     let args: Vec<OsString> = args.collect();
     match name.to_str() {
         Some("examples-launcher") => examples::launcher(&args),
+        Some("odd") => transparency::odd(&args),
+        Some("count") => transparency::count(&args),
+        Some("signal") => transparency::signal(&args),
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
         _ => {
