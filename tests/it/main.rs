@@ -24,7 +24,10 @@
 #[macro_use]
 mod support;
 
+mod arming;
 mod grammar;
+mod plan;
+mod privileges;
 mod roles;
 mod teardown;
 
@@ -38,7 +41,10 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
+    trials.extend(arming::tests());
     trials.extend(grammar::tests());
+    trials.extend(plan::tests());
+    trials.extend(privileges::tests());
     trials.extend(teardown::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -2,6 +2,9 @@
 
 use std::ffi::OsString;
 
+mod captive;
+mod crowd;
+pub mod launcher;
 mod teardown;
 
 /// Runs the role named by the first argument; the answer is the exit status.
@@ -9,6 +12,9 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
     match name.to_str() {
+        Some("captive") => captive::run(),
+        Some("launcher") => launcher::launch(&args),
+        Some("denied") => launcher::denied(&args),
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
         _ => {

@@ -53,6 +53,12 @@ struct KernelSignal {
     known: Known,
 }
 
+/// Of a parent that was armed, whoever is our parent now.
+const PARENT_GONE: ArmError = ArmError::ParentGone {
+    expected: None,
+    found: None,
+};
+
 impl Armed {
     pub(super) fn arm(request: Request) -> Result<Self, ArmError> {
         let Request {
@@ -67,9 +73,19 @@ impl Armed {
             watch: None,
             signal: None,
         };
+        let said = matches!(expected, Expected::Pid(_));
         match mechanism {
             Some(Mechanism::Kqueue) => return Err(ArmError::Unsupported(mechanism)),
-            Some(Mechanism::ParentDeathSignal) => armed.arm_signal_only(&expected)?,
+            Some(Mechanism::ParentDeathSignal) => {
+                let known = match expected {
+                    Expected::Fd(_) => {
+                        return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
+                    }
+                    Expected::Pid(pid) => Known::Expected(pid),
+                    Expected::Unsaid => Known::Unsaid(known::unsaid_parent()?),
+                };
+                armed.arm_signal_only(known)?;
+            }
             Some(Mechanism::Pidfd) => armed.arm_watch(Parent::open(expected)?)?,
             None => match Parent::open(expected) {
                 Ok(parent) => armed.arm_watch(parent)?,
@@ -77,8 +93,8 @@ impl Armed {
                     step: ArmStep::OpenPidfd(pid),
                     errno,
                 }) if pidfd_is_missing(&errno) => {
-                    // The pid is the one getppid said, expected or not.
-                    armed.arm_signal_only(&Expected::Pid(pid))?;
+                    let known = if said { Known::Expected } else { Known::Unsaid };
+                    armed.arm_signal_only(known(pid))?;
                 }
                 Err(error) => return Err(error),
             },
@@ -97,18 +113,13 @@ impl Armed {
         Ok(())
     }
 
-    fn arm_signal_only(&mut self, expected: &Expected) -> Result<(), ArmError> {
+    fn arm_signal_only(&mut self, known: Known) -> Result<(), ArmError> {
         let Action::Signal {
             signal,
             kill_after: None,
         } = self.action
         else {
             return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
-        };
-        let known = match expected {
-            Expected::Fd(_) => return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal)),
-            Expected::Pid(pid) => Known::Expected(*pid),
-            Expected::Unsaid => Known::Unsaid(known::unsaid_parent()?),
         };
         self.signal = Some(KernelSignal::set(signal, known)?);
         Ok(())
@@ -184,6 +195,10 @@ impl Armed {
                 self.signal = Some(KernelSignal::set(set.signal, set.known)?);
             }
         } else {
+            // Looked at first: a watcher would end this process before the error could be read.
+            if self.watch.is_some() && !self.parent_is_alive() {
+                return Err(PARENT_GONE);
+            }
             let Some(watch) = self.watch.take() else {
                 return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
             };
@@ -200,10 +215,7 @@ impl Armed {
         if self.parent_is_alive() {
             Ok(())
         } else {
-            Err(ArmError::ParentGone {
-                expected: None,
-                found: None,
-            })
+            Err(PARENT_GONE)
         }
     }
 
