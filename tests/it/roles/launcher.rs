@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::support::seccomp::{self, Argument};
@@ -11,8 +11,13 @@ use crate::support::seccomp::{self, Argument};
 /// is a byte in the pipe.
 pub const LIFELINE: i32 = 10;
 
-/// The role `launcher`: starts a command, waits for it, and answers with its status.
+/// The role `launcher`: starts a command and stays, whatever becomes of it, until it is killed (or the
+/// thread of the test ends).
 pub fn launch(command: &[OsString]) -> i32 {
+    assert_eq!(
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) },
+        0
+    );
     let mut ends = [0; 2];
     assert_eq!(
         unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
@@ -28,10 +33,10 @@ pub fn launch(command: &[OsString]) -> i32 {
     for fd in [0, 1] {
         unsafe { libc::close(fd) };
     }
-    let status = child.wait().unwrap();
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap())
+    child.wait().unwrap();
+    loop {
+        unsafe { libc::pause() };
+    }
 }
 
 /// The role `denied CALL ERRNO INDEX VALUE COMMAND...`: executes a command for which a system call
