@@ -34,12 +34,8 @@ struct Captive {
 
 /// The role.
 pub fn run() -> i32 {
-    converse(Captive::default())
-}
-
-fn converse(mut captive: Captive) -> i32 {
+    let mut captive = Captive::default();
     loop {
-        // The lock is not held while a command is obeyed: it may hand the conversation on.
         let mut line = String::new();
         if io::stdin().read_line(&mut line).unwrap() == 0 {
             return 0;
@@ -145,7 +141,6 @@ impl Captive {
                 let denial = Denial::parse(words);
                 crowd::thread_that(move || denial.take_effect()).to_string()
             }
-            "main-thread-ends" => main_thread_ends(std::mem::take(self)),
             // Privileges.
             "become" => {
                 let id = u32::try_from(number()).unwrap();
@@ -423,20 +418,4 @@ fn become_but_keep(capability: i32) -> String {
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) })
         .unwrap();
     "changed".into()
-}
-
-/// The conversation goes on in another thread, and the main thread ends.
-fn main_thread_ends(mut captive: Captive) -> String {
-    let (prepared, armed) = (captive.prepared.take(), captive.armed.pop());
-    std::thread::spawn(move || {
-        crowd::await_main_threads_end();
-        say("ended");
-        let captive = Captive {
-            prepared,
-            armed: armed.into_iter().collect(),
-            ..Captive::default()
-        };
-        std::process::exit(converse(captive));
-    });
-    unsafe { libc::pthread_exit(std::ptr::null_mut()) }
 }

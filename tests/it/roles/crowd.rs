@@ -5,9 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
-
-use crate::support::HANG;
+use std::time::Duration;
 
 /// Twenty threads that stay: at work, in a system call, asleep, in poll, waiting for each other; and
 /// two that make threads which end at once, for ever.
@@ -88,13 +86,4 @@ pub fn thread_that(act: impl FnOnce() + Send + 'static) -> i32 {
         }
     });
     receiver.recv().unwrap()
-}
-
-/// Waits until the thread group's leader is a zombie.
-pub fn await_main_threads_end() {
-    let deadline = Instant::now() + HANG;
-    while crate::support::process::state(std::process::id() as i32) != Some('Z') {
-        assert!(Instant::now() < deadline);
-        thread::sleep(Duration::from_millis(1));
-    }
 }
