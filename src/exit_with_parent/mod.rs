@@ -335,6 +335,15 @@ impl Armed {
 
     /// Ends the binding: the parent's exit no longer concerns this process.
     ///
+    /// What has been ended can be neither asked nor ended again:
+    ///
+    /// ```compile_fail,E0382
+    /// let mut armed = captive::exit_with_parent()?;
+    /// armed.disarm()?;
+    /// armed.rearm()?; // there is no binding any more
+    /// # Ok::<(), captive::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The system's refusal, by step; the binding may stand then.
     pub fn disarm(self) -> Result<(), ArmError> {

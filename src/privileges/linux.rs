@@ -36,12 +36,11 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
 /// directory is what it was; on success it is the new root, seen from the old one, until chdir.
 pub(crate) fn enter_root(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let before = nix::fcntl::open(".", flags, Mode::empty());
+    // Without a way back nothing is begun.
+    let before = nix::fcntl::open(".", flags, Mode::empty())?;
     unistd::fchdir(dir)?;
     unistd::chroot(".").inspect_err(|_| {
-        if let Ok(before) = &before {
-            let _ = unistd::fchdir(before);
-        }
+        let _ = unistd::fchdir(&before);
     })
 }
 
