@@ -3,9 +3,17 @@
 //! The program's code is here, and not in `src/bin`, so that its flags, man page and state machine
 //! can be tested like any other module; it is no part of the crate's public interface.
 //!
-//! `run-with` stays as a small supervisor ([`supervise`](platform::supervise)) or, with `--exec`,
+//! `run-with` stays as a small supervisor (`supervise` in the platform file) or, with `--exec`,
 //! becomes the command. Exit statuses are env(1)'s: the command's own; 125 for a failure of run-with
 //! itself, 126 for a command that cannot be executed, 127 for one that is not found.
+
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(
+        dead_code,
+        reason = "flags are read everywhere, the supervisor is Linux's"
+    )
+)]
 
 use std::ffi::OsString;
 use std::fmt;

@@ -102,7 +102,7 @@ impl Threads {
                 Err(errno) => return Err(errno.into()),
             };
             // The calling thread does not end.
-            let ending = tid.cast_signed() != sys::gettid() && Instant::now() < deadline;
+            let ending = u32::try_from(sys::gettid()) != Ok(tid) && Instant::now() < deadline;
             if found.is_ok() || !ending {
                 return Ok(found?);
             }

@@ -25,6 +25,7 @@
 mod support;
 
 mod arming;
+mod examples;
 mod grammar;
 mod plan;
 mod privileges;
@@ -42,6 +43,7 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
     trials.extend(arming::tests());
+    trials.extend(examples::tests());
     trials.extend(grammar::tests());
     trials.extend(plan::tests());
     trials.extend(privileges::tests());

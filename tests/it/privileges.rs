@@ -85,7 +85,7 @@ impl Captive {
     }
 
     fn pid(&self) -> i32 {
-        self.child.0.id().cast_signed()
+        self.child.0.id() as i32
     }
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 mod captive;
 mod crowd;
+mod examples;
 pub mod launcher;
 mod teardown;
 
@@ -15,6 +16,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
         Some("captive") => captive::run(),
         Some("launcher") => launcher::launch(&args),
         Some("denied") => launcher::denied(&args),
+        Some("examples-launcher") => examples::launcher(&args),
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
         _ => {

@@ -74,6 +74,13 @@ impl Guard {
         }
     }
 
+    /// Ends the guard and reaps it, so that nobody else has to: our own child until then, so the pid
+    /// is its.
+    pub(super) fn end(&self) {
+        let _ = sys::kill(self.pid, libc::SIGKILL);
+        sys::reap_pid(self.pid);
+    }
+
     /// The descriptor that must stay open for the guard.
     pub(super) fn watched(&self) -> RawFd {
         self.supervisor.as_raw_fd()

@@ -107,7 +107,15 @@ impl Supervisor {
             None => None,
         };
         let original = signals.original();
-        let command = spawn(&plan, &mut program, &page, original, binding.is_some())?;
+        let command = match &binding {
+            Some(binding) if binding.parent.is_gone() => Err(Failure::own("the parent is gone")),
+            _ => spawn(&plan, &mut program, &page, original, binding.is_some()),
+        };
+        let command = command.inspect_err(|_| {
+            if let Some(binding) = &binding {
+                binding.guard.end();
+            }
+        })?;
         let mut it = Self {
             signals,
             page,
@@ -314,9 +322,7 @@ impl Supervisor {
     fn finish(&mut self, end: End) {
         self.page.set_done();
         if let Some(binding) = &self.binding {
-            // Our own child until we have reaped it: the pid is its.
-            let _ = sys::kill(binding.guard.pid, libc::SIGKILL);
-            sys::reap_pid(binding.guard.pid);
+            binding.guard.end();
         }
         self.pidfile = None;
         self.status.tell(match end {
@@ -367,7 +373,14 @@ fn spawn(
     bound: bool,
 ) -> Result<Command, Failure> {
     let supervisor = sys::getpid();
-    let pid = sys::clone_running(Share::NothingUntilExec, &page.command, || {
+    // The cheaper child, unless it is to have other credentials: those are never changed while memory
+    // is shared.
+    let share = if plan.steps().is_empty() {
+        Share::MemoryUntilExec
+    } else {
+        Share::NothingUntilExec
+    };
+    let pid = sys::clone_running(share, &page.command, || {
         page.set_pid(sys::getpid());
         let (at, errno) = become_program(plan, program, original, bound.then_some(supervisor));
         page.fail(at, errno);

@@ -367,11 +367,23 @@ impl Watched for WatcherThread {
 
     fn signal_self(&self, signal: Signal) {
         // The init of a PID namespace drops signals at their default disposition, SIGKILL from
-        // inside included (pid_namespaces(7)): what would have ended it ends it by hand.
-        let dropped = sys::getpid() == 1 && sys::is_at_default(signal.number());
-        if dropped {
-            sys::exit_group(128 + signal.number());
+        // inside included (pid_namespaces(7)): what would have ended it ends it by hand. One that
+        // the main thread blocks is not dropped: somebody waits for it.
+        let number = signal.number();
+        if sys::getpid() == 1 && sys::is_at_default(number) && !main_thread_blocks(number) {
+            sys::exit_group(128 + number);
         }
         let _ = sys::kill(sys::getpid(), signal.number());
     }
+}
+
+/// Whether the main thread blocks the signal: /proc/self/status is that thread's (proc(5)). Without
+/// /proc it does not, as far as anybody knows.
+fn main_thread_blocks(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let set = blocked
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .unwrap_or(0);
+    set >> (signal - 1) & 1 == 1
 }

@@ -161,7 +161,7 @@ pub fn output(command: &mut Command) -> Fallible<Output> {
             .stderr(Stdio::piped())
             .spawn()?,
     );
-    let witness = Witness::of(child.0.id().cast_signed())?;
+    let witness = Witness::of(child.0.id() as i32)?;
     ensure!(witness.gone(), "{command:?} does not end");
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let pipes = (child.0.stdout.take(), child.0.stderr.take());
