@@ -345,7 +345,8 @@ impl Armed {
     /// ```
     ///
     /// # Errors
-    /// The system's refusal, by step; the binding may stand then.
+    /// The system's refusal, by step; the binding may stand then. EBADF after a closefrom(3), which the
+    /// watch survives and this handle does not (Linux; told by kcmp(2)).
     pub fn disarm(self) -> Result<(), ArmError> {
         self.0.disarm()
     }

@@ -46,6 +46,7 @@ pub fn tests() -> Vec<Trial> {
         test("arming::fork_rearmed", &[], fork_rearmed),
         test("arming::fork_by_signal_only", &[], fork_by_signal_only),
         test("arming::closefrom", &[], closefrom),
+        test("arming::descriptors_reused", &[], descriptors_reused),
         test("arming::holds_no_descriptors", &[], holds_no_descriptors),
         test("arming::without_close_range", &[], without_close_range),
         test(
@@ -346,6 +347,31 @@ fn closefrom() -> Outcome {
     it.armed("arm")?;
     it.session.expect("closefrom", "0")?;
     it.ends_with_launcher()
+}
+
+/// After closefrom() the handle's numbers may mean anything: nothing is written to or closed, and the
+/// parent is not taken for gone.
+fn descriptors_reused() -> Outcome {
+    for how in ["", "form=channel", "fd=10"] {
+        let file = tempfile::NamedTempFile::new()?;
+        let reuse = format!("reuse {}", file.path().display());
+        let tag = Tag::new();
+        let mut it = Launched::captive(&tag)?;
+        it.armed(&format!("arm {how}"))?;
+        it.session.expect("closefrom", "0")?;
+        it.session.expect("alive", "true")?;
+        it.session.expect(&reuse, "reused")?;
+        it.session.expect("alive", "true")?;
+        it.session.expect("rearm", "done")?;
+        it.session
+            .expect_parts("disarm", &["error Os", "Bad file descriptor"])?;
+        // Every number still means the file, and nobody has written to it.
+        it.session.expect("file-size", "Ok(Some(0))")?;
+        if how != "form=channel" {
+            it.ends_with_launcher()?;
+        }
+    }
+    Ok(())
 }
 
 fn holds_no_descriptors() -> Outcome {

@@ -42,6 +42,8 @@ pub(super) struct Armed {
 struct Watch {
     parent: ManuallyDrop<Parent>,
     stop: ManuallyDrop<OwnedFd>,
+    /// The thread's id.
+    thread: i32,
     /// Whether the thread has a descriptor table of its own.
     own_table: bool,
 }
@@ -179,6 +181,10 @@ impl Armed {
 
     pub(super) fn parent_is_alive(&self) -> bool {
         match (&self.watch, self.signal) {
+            // The thread watches on; what can be said here is who our parent is.
+            (Some(watch), _) if self.is_ours() && watch.is_closed_here() => {
+                known::still_parent(watch.parent.known()).is_ok()
+            }
             (Some(watch), _) => !watch.parent.is_gone(),
             (None, Some(set)) => self.is_ours() && known::still_parent(set.known).is_ok(),
             (None, None) => false,
@@ -281,7 +287,7 @@ impl Watch {
         let spawned = thread::Builder::new()
             .name("exit-with-parent".to_owned())
             .spawn(move || {
-                let _ = ready.send(thread.leave_the_programs_descriptors());
+                let _ = ready.send((sys::gettid(), thread.leave_the_programs_descriptors()));
                 watcher::run(&thread, &action, event);
             });
         let restored = before.thread_set_mask();
@@ -290,15 +296,30 @@ impl Watch {
             errno,
         })?;
         restored.map_err(ArmError::os(ArmStep::Thread))?;
-        let own_table = is_ready.recv().unwrap_or(false);
+        let (thread, own_table) = is_ready.recv().unwrap_or((0, false));
         Ok(Self {
             parent: ManuallyDrop::new(parent),
             stop: ManuallyDrop::new(stop),
+            thread,
             own_table,
         })
     }
 
+    /// Whether the program has closed our descriptors (closefrom(3)): their numbers may mean anything
+    /// by now. The thread, which has its own, is asked; once it has ended nobody can say.
+    fn is_closed_here(&self) -> bool {
+        let same = |fd: RawFd| match sys::is_same_file_in(self.thread, fd) {
+            Ok(same) => same,
+            Err(errno) => errno != Errno::EBADF,
+        };
+        let parent = self.parent.poll_fd();
+        !(same(self.stop.as_raw_fd()) && same(parent.as_fd().as_raw_fd()))
+    }
+
     fn stop(self) -> Result<(), ArmError> {
+        if self.is_closed_here() {
+            return Err(ArmError::os(ArmStep::Wakeup)(Errno::EBADF));
+        }
         sys::eventfd_wake(self.stop.as_fd()).map_err(ArmError::os(ArmStep::Wakeup))?;
         if self.own_table {
             drop(ManuallyDrop::into_inner(self.parent));

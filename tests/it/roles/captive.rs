@@ -97,6 +97,26 @@ impl Captive {
                 let closed = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
                 closed.to_string()
             }
+            // The numbers that are free now mean this file.
+            "reuse" => {
+                for _ in 0..16 {
+                    let file = fs::OpenOptions::new().append(true).open(argument).unwrap();
+                    let _ = std::os::fd::IntoRawFd::into_raw_fd(file);
+                }
+                "reused".into()
+            }
+            "file-size" => {
+                let sizes = (3..16).map(|fd| {
+                    nix::sys::stat::fstat(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
+                        .map(|stat| stat.st_size)
+                });
+                format!(
+                    "{:?}",
+                    sizes
+                        .collect::<Result<Vec<_>, _>>()
+                        .map(|sizes| sizes.into_iter().max())
+                )
+            }
             "limit-descriptors" => {
                 let limit = argument.parse().unwrap();
                 let resource = nix::sys::resource::Resource::RLIMIT_NOFILE;
