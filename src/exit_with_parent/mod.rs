@@ -326,6 +326,9 @@ impl Armed {
     /// In a forked child of a program with several threads this allocates and starts a thread; the
     /// usual caution of fork(2) applies.
     ///
+    /// In a forked child call it before any closefrom(3): it needs the parent's descriptor, which the
+    /// child has from this process.
+    ///
     /// # Errors
     /// [`ArmError::ParentGone`] if the parent ended meanwhile; [`ArmError::NeedsWatcher`] in a forked
     /// child if only the parent-death signal was armed: that one can only mean the direct parent.

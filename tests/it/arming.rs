@@ -44,6 +44,7 @@ pub fn tests() -> Vec<Trial> {
         test("arming::drop", &[], dropped),
         test("arming::fork", &[], fork),
         test("arming::fork_rearmed", &[], fork_rearmed),
+        test("arming::fork_closefrom", &[], fork_closefrom),
         test("arming::fork_by_signal_only", &[], fork_by_signal_only),
         test("arming::closefrom", &[], closefrom),
         test("arming::descriptors_reused", &[], descriptors_reused),
@@ -332,6 +333,23 @@ fn fork_rearmed() -> Outcome {
     let (mut it, mut child) = forked(&tag, "arm")?;
     it.ends_with_launcher()?;
     child.expect_parts("rearm", &["error ParentGone"])
+}
+
+/// Before or after the fork: what was the parent's descriptor is not taken for it.
+fn fork_closefrom() -> Outcome {
+    let file = tempfile::NamedTempFile::new()?;
+    let reuse = format!("reuse {}", file.path().display());
+    for reused in [false, true] {
+        let tag = Tag::new();
+        let (_it, mut child) = forked(&tag, "arm")?;
+        child.expect("closefrom", "0")?;
+        if reused {
+            child.expect(&reuse, "reused")?;
+        }
+        child.expect_parts("rearm", &["error Os", "Bad file descriptor"])?;
+        child.ask("pid")?;
+    }
+    Ok(())
 }
 
 fn fork_by_signal_only() -> Outcome {

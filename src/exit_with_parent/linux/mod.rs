@@ -201,6 +201,10 @@ impl Armed {
                 self.signal = Some(KernelSignal::set(set.signal, set.known)?);
             }
         } else {
+            if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_closed_here()) {
+                let fd = watch.parent.poll_fd().as_fd().as_raw_fd();
+                return Err(ArmError::os(ArmStep::ParentFd(fd))(Errno::EBADF));
+            }
             // Looked at first: a watcher would end this process before the error could be read.
             if self.watch.is_some() && !self.parent_is_alive() {
                 return Err(PARENT_GONE);
