@@ -24,10 +24,13 @@
 #[macro_use]
 mod support;
 
+mod arming;
 mod examples;
 mod generated;
 mod grammar;
 mod mechanisms;
+mod plan;
+mod privileges;
 mod roles;
 mod statuses;
 mod teardown;
@@ -44,11 +47,14 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
+    trials.extend(arming::tests());
     trials.extend(examples::tests());
     trials.extend(generated::tests());
     trials.extend(grammar::tests());
     trials.extend(mechanisms::tests());
     trials.extend(statuses::tests());
+    trials.extend(plan::tests());
+    trials.extend(privileges::tests());
     trials.extend(teardown::tests());
     trials.extend(terminal::tests());
     trials.extend(transparency::tests());

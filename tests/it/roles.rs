@@ -2,7 +2,10 @@
 
 use std::ffi::OsString;
 
+mod captive;
+mod crowd;
 mod examples;
+pub mod launcher;
 mod teardown;
 mod transparency;
 
@@ -11,6 +14,9 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
     match name.to_str() {
+        Some("captive") => captive::run(),
+        Some("launcher") => launcher::launch(&args),
+        Some("denied") => launcher::denied(&args),
         Some("examples-launcher") => examples::launcher(&args),
         Some("odd") => transparency::odd(&args),
         Some("count") => transparency::count(&args),

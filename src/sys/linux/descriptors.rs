@@ -121,6 +121,19 @@ pub(crate) fn adopt(fd: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// Whether the number `fd` means the same open file in the calling thread's table and in that of
+/// another thread of this process.
+///
+/// kcmp(2), KCMP_FILE. EBADF if it is closed in either, ESRCH once the thread has ended; ENOSYS without
+/// CONFIG_KCMP, EPERM under old container seccomp profiles.
+#[doc(alias = "SYS_kcmp")]
+pub(crate) fn is_same_file_in(thread: i32, fd: RawFd) -> Result<bool, Errno> {
+    const KCMP_FILE: usize = 0;
+    let (own, fd) = (int_arg(super::gettid()), int_arg(fd));
+    let args = [own, int_arg(thread), KCMP_FILE, fd, fd, 0];
+    plain(libc::SYS_kcmp, args).map(|order| order == 0)
+}
+
 /// Whether a descriptor of this number is open; fcntl(F_GETFD).
 pub(crate) fn is_open(fd: i32) -> bool {
     plain(

@@ -5,9 +5,12 @@
 
 pub mod needs;
 pub mod process;
+pub mod seccomp;
+pub mod session;
 
 pub use needs::{Need, test};
 pub use process::{Tag, Witness};
+pub use session::{Fallible, Launched, Session, output};
 
 use std::time::Duration;
 
