@@ -25,8 +25,12 @@
 mod support;
 
 mod grammar;
+mod launchers;
+mod namespaces;
+mod orphans;
 mod roles;
 mod teardown;
+mod threads;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,6 +43,9 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
     trials.extend(grammar::tests());
+    trials.extend(namespaces::tests());
+    trials.extend(orphans::tests());
     trials.extend(teardown::tests());
+    trials.extend(threads::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

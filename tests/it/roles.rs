@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use crate::launchers;
+
 mod teardown;
 
 /// Runs the role named by the first argument; the answer is the exit status.
@@ -11,6 +13,13 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     match name.to_str() {
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
+        Some("launch") => launchers::launch(args),
+        Some("idle") => launchers::idle(args),
+        Some("captive") => launchers::captive(args),
+        Some("gate") => launchers::gate(args),
+        Some("subreaper") => launchers::subreaper(args),
+        Some("recycle") => launchers::recycle(args),
+        Some("counter") => launchers::counter(args),
         _ => {
             eprintln!("it: no role {name:?}");
             2
