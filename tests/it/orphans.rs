@@ -11,16 +11,12 @@ use std::io::{BufRead, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
 use crate::launchers::orders;
-use crate::support::process::{RUN_WITH, Reaped, state, status_field};
-use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
-
-/// How long a process that nobody ends must go on living to count as not ended.
-const SURVIVES: Duration = Duration::from_millis(400);
+use crate::support::process::{RUN_WITH, Reaped, await_that, state, status_field};
+use crate::support::{Need, Outcome, SURVIVES, Tag, Witness, test};
 
 /// A command, and what is to be known about it.
 #[derive(Clone, Copy)]
@@ -249,15 +245,6 @@ impl Setting<'_> {
             _dir: dir,
         })
     }
-}
-
-fn await_that(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome {
-    let deadline = Instant::now() + HANG;
-    while !is_so() {
-        ensure!(Instant::now() < deadline, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
 }
 
 impl Scene {
