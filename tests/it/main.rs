@@ -31,11 +31,15 @@ mod grammar;
 mod mechanisms;
 mod plan;
 mod privileges;
+mod launchers;
+mod namespaces;
+mod orphans;
 mod roles;
 mod statuses;
 mod teardown;
 mod terminal;
 mod transparency;
+mod threads;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -58,5 +62,8 @@ fn main() {
     trials.extend(teardown::tests());
     trials.extend(terminal::tests());
     trials.extend(transparency::tests());
+    trials.extend(namespaces::tests());
+    trials.extend(orphans::tests());
+    trials.extend(threads::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

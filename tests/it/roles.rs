@@ -6,6 +6,8 @@ mod captive;
 mod crowd;
 mod examples;
 pub mod launcher;
+use crate::launchers;
+
 mod teardown;
 mod transparency;
 
@@ -23,6 +25,13 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
         Some("signal") => transparency::signal(&args),
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
+        Some("launch") => launchers::launch(args),
+        Some("idle") => launchers::idle(args),
+        Some("captive") => launchers::captive(args),
+        Some("gate") => launchers::gate(args),
+        Some("subreaper") => launchers::subreaper(args),
+        Some("recycle") => launchers::recycle(args),
+        Some("counter") => launchers::counter(args),
         _ => {
             eprintln!("it: no role {name:?}");
             2
