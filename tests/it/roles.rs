@@ -9,6 +9,8 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
     match name.to_str() {
+        Some("races") => crate::races::role(&args),
+        Some("races-other-user") => crate::races::other_user(),
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
         _ => {
