@@ -34,6 +34,7 @@ mod privileges;
 mod launchers;
 mod namespaces;
 mod orphans;
+mod races;
 mod roles;
 mod statuses;
 mod teardown;
@@ -59,6 +60,7 @@ fn main() {
     trials.extend(statuses::tests());
     trials.extend(plan::tests());
     trials.extend(privileges::tests());
+    trials.extend(races::tests());
     trials.extend(teardown::tests());
     trials.extend(terminal::tests());
     trials.extend(transparency::tests());
