@@ -25,6 +25,7 @@
 mod support;
 
 mod grammar;
+mod peers;
 mod roles;
 mod teardown;
 
@@ -39,6 +40,7 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
     trials.extend(grammar::tests());
+    trials.extend(peers::tests());
     trials.extend(teardown::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+mod peers;
 mod teardown;
 
 /// Runs the role named by the first argument; the answer is the exit status.
@@ -11,9 +12,17 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     match name.to_str() {
         Some("teardown") => teardown::run(),
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
+        Some("peers-launcher") => peers::launcher(&texts(args)),
+        Some("peers-adopter") => peers::adopter(&texts(args)),
         _ => {
             eprintln!("it: no role {name:?}");
             2
         }
     }
+}
+
+fn texts(args: Vec<OsString>) -> Vec<String> {
+    args.into_iter()
+        .map(|arg| arg.into_string().unwrap())
+        .collect()
 }
