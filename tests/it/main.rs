@@ -35,6 +35,7 @@ mod launchers;
 mod namespaces;
 mod orphans;
 mod races;
+mod peers;
 mod roles;
 mod statuses;
 mod teardown;
@@ -61,6 +62,7 @@ fn main() {
     trials.extend(plan::tests());
     trials.extend(privileges::tests());
     trials.extend(races::tests());
+    trials.extend(peers::tests());
     trials.extend(teardown::tests());
     trials.extend(terminal::tests());
     trials.extend(transparency::tests());

@@ -8,6 +8,7 @@ mod examples;
 pub mod launcher;
 use crate::launchers;
 
+mod peers;
 mod teardown;
 mod transparency;
 
@@ -34,9 +35,17 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
         Some("subreaper") => launchers::subreaper(args),
         Some("recycle") => launchers::recycle(args),
         Some("counter") => launchers::counter(args),
+        Some("peers-launcher") => peers::launcher(&texts(args)),
+        Some("peers-adopter") => peers::adopter(&texts(args)),
         _ => {
             eprintln!("it: no role {name:?}");
             2
         }
     }
+}
+
+fn texts(args: Vec<OsString>) -> Vec<String> {
+    args.into_iter()
+        .map(|arg| arg.into_string().unwrap())
+        .collect()
 }
