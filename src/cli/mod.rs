@@ -17,10 +17,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 mod args;
 mod flags;
+mod generate;
 mod help;
 mod mechanisms;
 mod systemd;
@@ -35,7 +38,7 @@ cfg_if::cfg_if! {
     }
 }
 
-use args::{Generated, Mode, Request};
+use args::{Mode, Request};
 
 /// run-with itself failed.
 const FAILED: i32 = 125;
@@ -83,12 +86,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(Request::Version) => print(concat!("run-with ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Request::Keys(table)) => print(&format!("{table}\n")),
         Ok(Request::Mechanisms { json }) => print(&mechanisms::report(json)),
-        Ok(Request::Generate(kind)) => print(&match kind {
-            Generated::Man => help::man(),
-            Generated::Bash => help::bash(),
-            Generated::Zsh => help::zsh(),
-            Generated::Fish => help::fish(),
-        }),
+        Ok(Request::Generate(kind)) => print(&generate::generate(kind)),
         Ok(Request::Run(invocation)) => match invocation.mode {
             Mode::Supervise => platform::supervise(&invocation),
             Mode::Exec => platform::become_command(&invocation),
@@ -100,11 +98,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
     })
 }
 
-/// Writes an answer to standard output; a reader that has gone makes it a failure.
+/// Writes an answer to standard output; nobody there to read it makes it a failure.
 fn print(text: &str) -> Result<i32, Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written
+    // Not through std's stdout, which takes a closed descriptor for a place where all is well.
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    out.and_then(|out| File::from(out).write_all(text.as_bytes()))
         .map(|()| 0)
         .map_err(|error| Failure::own(format!("standard output: {error}")))
 }

@@ -50,6 +50,11 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Whether close_range(2) can be used: asks it to close the one number that no descriptor has.
+pub(crate) fn probe_close_range() -> Result<(), Errno> {
+    close_range(u32::MAX, u32::MAX)
+}
+
 /// One more than the highest descriptor the calling process can have open now, or a little higher.
 fn descriptor_table_size() -> Result<u32, Errno> {
     const FIELD: &[u8] = b"\nFDSize:\t";
