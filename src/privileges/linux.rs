@@ -185,6 +185,7 @@ fn check_thread(tid: u32, status: &str, identity: &Identity) -> Result<(), NotDr
 #[cfg(feature = "cli")]
 pub(crate) mod in_child {
     use std::os::fd::BorrowedFd;
+    use std::sync::atomic::AtomicU32;
 
     use nix::errno::Errno;
 
@@ -203,10 +204,17 @@ pub(crate) mod in_child {
 
     pub(crate) use sys::{set_gid, set_groups, set_uid};
 
-    /// One thread, so its own credentials are all there are.
-    pub(crate) fn prove_dropped(uid: u32, gid: u32) -> Result<(), Errno> {
+    /// One thread, so its own credentials are all there are. `room` is as long as `groups`, which are
+    /// sorted.
+    pub(crate) fn prove_dropped(
+        uid: u32,
+        gid: u32,
+        groups: &[u32],
+        room: &[AtomicU32],
+    ) -> Result<(), Errno> {
         let regained = sys::set_uid(0).is_ok();
-        let ids = sys::uids()? == [uid; 3] && sys::gids()? == [gid; 3];
+        let ids =
+            sys::uids()? == [uid; 3] && sys::gids()? == [gid; 3] && sys::has_groups(groups, room)?;
         if regained || !ids || sys::has_permitted_capabilities()? {
             return Err(Errno::EPERM);
         }

@@ -451,6 +451,7 @@ fn spawn(
     bound: bool,
 ) -> Result<Command, Failure> {
     let supervisor = sys::getpid();
+    let steps = plan.in_child();
     // The cheaper child, unless it is to have other credentials: those are never changed while memory
     // is shared.
     let share = if plan.steps().is_empty() {
@@ -460,7 +461,10 @@ fn spawn(
     };
     let pid = sys::clone_running(share, &page.command, || {
         page.set_pid(sys::getpid());
-        let (at, errno) = become_program(plan, program, original, bound.then_some(supervisor));
+        let (at, errno) = match steps.make() {
+            Err((step, errno)) => (FailedAt::Step(step), errno),
+            Ok(()) => become_program(program, original, bound.then_some(supervisor)),
+        };
         page.fail(at, errno);
         sys::exit_group(super::super::FAILED)
     });
@@ -487,16 +491,12 @@ fn spawn(
     })
 }
 
-/// In the command's process: from the plan to exec. Raw system calls only.
+/// In the command's process: from the plan's end to exec. Raw system calls only.
 fn become_program(
-    plan: &Plan,
     program: &mut Program,
     original: Original,
     bound_to: Option<i32>,
 ) -> (FailedAt, Errno) {
-    if let Err((step, errno)) = plan.make_in_child() {
-        return (FailedAt::Step(step), errno);
-    }
     if let Some(supervisor) = bound_to {
         // The second line, should run-with and its guard be killed in the same instant. After the
         // plan: a change of user clears it.

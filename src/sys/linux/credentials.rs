@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 
@@ -76,6 +77,23 @@ fn three_ids(number: libc::c_long) -> Result<[u32; 3], Errno> {
     Ok(ids)
 }
 
+/// Whether the calling thread's supplementary groups are those in `sorted` and no others.
+///
+/// getgroups(2): EINVAL if there are more than `room`, which is as long as `sorted`, has places for.
+/// The kernel keeps doubles, and an order of its own.
+pub(crate) fn has_groups(sorted: &[u32], room: &[AtomicU32]) -> Result<bool, Errno> {
+    let args = [room.len(), room.as_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: the kernel writes at most `room.len()` ids to atomics that are borrowed for the call.
+    match unsafe { syscall(GETGROUPS, args) } {
+        Ok(count) => Ok(count == sorted.len()
+            && room
+                .iter()
+                .all(|group| sorted.binary_search(&group.load(Ordering::Relaxed)).is_ok())),
+        Err(Errno::EINVAL) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Whether the calling thread has any permitted capability.
 pub(crate) fn has_permitted_capabilities() -> Result<bool, Errno> {
     capabilities().map(|[_, low, _, _, high, _]| low != 0 || high != 0)
@@ -107,13 +125,13 @@ fn capabilities() -> Result<[u32; 6], Errno> {
 cfg_if::cfg_if! {
     if #[cfg(any(target_arch = "x86", target_arch = "arm"))] {
         use libc::{
-            SYS_getresgid32 as GETRESGID, SYS_getresuid32 as GETRESUID,
+            SYS_getgroups32 as GETGROUPS, SYS_getresgid32 as GETRESGID, SYS_getresuid32 as GETRESUID,
             SYS_setgroups32 as SETGROUPS, SYS_setresgid32 as SETRESGID,
             SYS_setresuid32 as SETRESUID,
         };
     } else {
         use libc::{
-            SYS_getresgid as GETRESGID, SYS_getresuid as GETRESUID, SYS_setgroups as SETGROUPS,
+            SYS_getgroups as GETGROUPS, SYS_getresgid as GETRESGID, SYS_getresuid as GETRESUID, SYS_setgroups as SETGROUPS,
             SYS_setresgid as SETRESGID, SYS_setresuid as SETRESUID,
         };
     }
