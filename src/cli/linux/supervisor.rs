@@ -108,6 +108,8 @@ struct Command {
     pid: i32,
     pidfd: OwnedFd,
     stopped: Option<Stop>,
+    /// How often it has stopped.
+    stops: u64,
 }
 
 /// A command that is stopped.
@@ -136,6 +138,8 @@ struct Supervisor {
     page: Shared<Page>,
     binding: Option<Binding>,
     command: Command,
+    /// The stop of the command's for which run-with has stopped as well, until a SIGCONT is read.
+    slept_for: Option<u64>,
     forward: bool,
     status: StatusFd,
     pidfile: Option<Pidfile>,
@@ -171,6 +175,7 @@ impl Supervisor {
             page,
             binding,
             command,
+            slept_for: None,
             forward: invocation.forward,
             status: StatusFd::new(given.status),
             pidfile,
@@ -283,6 +288,7 @@ impl Supervisor {
                     Change::Stopped(signal) => {
                         let foreground = foreground_group();
                         self.command.stopped = Some(Stop { signal, foreground });
+                        self.command.stops += 1;
                     }
                     Change::Continued => self.command.stopped = None,
                 }
@@ -308,7 +314,7 @@ impl Supervisor {
 
     /// Stops with the command where a job-control shell is there to resume both: it has seen nothing
     /// yet, and waits for its job. Without a terminal nobody would resume run-with.
-    fn stop_with_the_command(&self) {
+    fn stop_with_the_command(&mut self) {
         let Some(stop) = self.command.stopped else {
             return;
         };
@@ -320,12 +326,14 @@ impl Supervisor {
         let by_job_control = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&stop.signal);
         if in_foreground || by_job_control {
             // What resumes us is a SIGCONT, which is read like any other.
+            self.slept_for = Some(self.command.stops);
             signals::stop_self();
         }
     }
 
     /// SIGCONT has come.
-    fn resume(&self) {
+    fn resume(&mut self) {
+        let slept_for = self.slept_for.take();
         let pid = self.command.pid;
         let own = sys::getpgid(0);
         let group = sys::getpgid(pid);
@@ -335,6 +343,10 @@ impl Supervisor {
             }
             return;
         };
+        if slept_for.is_some_and(|stop| stop != self.command.stops) {
+            // What woke us was for the stop before this one, which is over.
+            return;
+        }
         if group == Ok(pid) && group != own {
             // A shell that puts us into the foreground gives the terminal to our group.
             if stop.foreground == Some(pid) && foreground_group().map(Ok) == Some(own) {
@@ -343,8 +355,9 @@ impl Supervisor {
             // All of the group was stopped, by the terminal. The command has not been reaped: the
             // number is its own.
             let _ = sys::kill(-pid, libc::SIGCONT);
+        } else {
+            self.send(libc::SIGCONT);
         }
-        self.send(libc::SIGCONT);
     }
 
     fn forward(&mut self, received: Received) {
@@ -488,6 +501,7 @@ fn spawn(
         pid,
         pidfd: sys::adopt(number),
         stopped: None,
+        stops: 0,
     })
 }
 
