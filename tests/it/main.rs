@@ -24,10 +24,24 @@
 #[macro_use]
 mod support;
 
+mod arming;
+mod examples;
+mod generated;
 mod grammar;
+mod mechanisms;
+mod plan;
+mod privileges;
+mod launchers;
+mod namespaces;
+mod orphans;
 mod races;
+mod peers;
 mod roles;
+mod statuses;
 mod teardown;
+mod terminal;
+mod transparency;
+mod threads;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,8 +53,21 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
+    trials.extend(arming::tests());
+    trials.extend(examples::tests());
+    trials.extend(generated::tests());
     trials.extend(grammar::tests());
+    trials.extend(mechanisms::tests());
+    trials.extend(statuses::tests());
+    trials.extend(plan::tests());
+    trials.extend(privileges::tests());
     trials.extend(races::tests());
+    trials.extend(peers::tests());
     trials.extend(teardown::tests());
+    trials.extend(terminal::tests());
+    trials.extend(transparency::tests());
+    trials.extend(namespaces::tests());
+    trials.extend(orphans::tests());
+    trials.extend(threads::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

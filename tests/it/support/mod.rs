@@ -5,9 +5,12 @@
 
 pub mod needs;
 pub mod process;
+pub mod seccomp;
+pub mod session;
 
 pub use needs::{Need, test};
 pub use process::{Tag, Witness};
+pub use session::{Fallible, Launched, Session, output};
 
 use std::time::Duration;
 
@@ -16,6 +19,9 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// How long anything may take before it counts as hung. Never a measure of speed.
 pub const HANG: Duration = Duration::from_secs(20);
+
+/// How long a process that nobody ends must go on living to count as not ended.
+pub const SURVIVES: Duration = Duration::from_millis(400);
 
 /// Fails the test with a message.
 #[macro_export]
