@@ -18,7 +18,10 @@
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     clippy::print_stderr,
-    clippy::print_stdout
+    clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::zombie_processes,
+    clippy::incompatible_msrv
 )]
 
 #[macro_use]
@@ -28,20 +31,20 @@ mod arming;
 mod examples;
 mod generated;
 mod grammar;
-mod mechanisms;
-mod plan;
-mod privileges;
 mod launchers;
+mod mechanisms;
 mod namespaces;
 mod orphans;
-mod races;
 mod peers;
+mod plan;
+mod privileges;
+mod races;
 mod roles;
 mod statuses;
 mod teardown;
 mod terminal;
-mod transparency;
 mod threads;
+mod transparency;
 
 use libtest_mimic::{Arguments, Trial};
 

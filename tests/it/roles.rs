@@ -6,11 +6,11 @@ mod captive;
 mod crowd;
 mod examples;
 pub mod launcher;
-use crate::launchers;
-
 mod peers;
 mod teardown;
 mod transparency;
+
+use crate::launchers;
 
 /// Runs the role named by the first argument; the answer is the exit status.
 pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
@@ -30,7 +30,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
         Some("teardown-many") => teardown::many(args[0].to_str().unwrap().parse().unwrap()),
         Some("launch") => launchers::launch(args),
         Some("idle") => launchers::idle(args),
-        Some("captive") => launchers::captive(args),
+        Some("bound") => launchers::captive(args),
         Some("gate") => launchers::gate(args),
         Some("subreaper") => launchers::subreaper(args),
         Some("recycle") => launchers::recycle(args),

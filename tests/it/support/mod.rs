@@ -3,6 +3,16 @@
 
 #![allow(dead_code, reason = "each module uses its part")]
 
+/// Fails the test with a message.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+).into());
+        }
+    };
+}
+
 pub mod needs;
 pub mod process;
 pub mod seccomp;
@@ -22,13 +32,3 @@ pub const HANG: Duration = Duration::from_secs(20);
 
 /// How long a process that nobody ends must go on living to count as not ended.
 pub const SURVIVES: Duration = Duration::from_millis(400);
-
-/// Fails the test with a message.
-#[macro_export]
-macro_rules! ensure {
-    ($condition:expr, $($message:tt)+) => {
-        if !$condition {
-            return Err(format!($($message)+).into());
-        }
-    };
-}

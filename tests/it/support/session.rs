@@ -9,7 +9,6 @@ use std::process::{Child, Command, Output, Stdio};
 
 use super::process::{Reaped, readable_within};
 use super::{HANG, Outcome, Tag, Witness};
-use crate::ensure;
 
 /// The result of a step of a test.
 pub type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
