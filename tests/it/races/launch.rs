@@ -20,8 +20,9 @@ use nix::unistd::{ForkResult, fork, pipe};
 
 use super::Fallible;
 use super::namespace::{await_end_of_others, check, reap};
+use super::phase::{Phase, children, guard, seen};
 use super::variant::{Command, Said, Variant, Victim};
-use crate::support::process::RUN_WITH;
+use crate::support::process::{RUN_WITH, state};
 use crate::support::{HANG, Witness};
 
 /// The pids, in memory that all share.
@@ -94,17 +95,51 @@ impl Launch {
         })
     }
 
-    /// The process that is to be killed.
-    pub fn victim(&self, variant: &Variant) -> &Witness {
-        match variant.victim {
-            Victim::Launcher => &self.launcher,
-            Victim::RunWith => &self.run_with,
+    /// The processes that are to be killed, in order. The guard is found now.
+    pub fn victims(&self, variant: &Variant) -> Vec<Witness> {
+        let guard = || guard(self.run_with.pid);
+        let pids = match variant.victim {
+            Victim::Launcher => [Some(self.launcher.pid), None],
+            Victim::RunWith => [None, Some(self.run_with.pid)],
+            Victim::RunWithAndGuard => [guard(), Some(self.run_with.pid)],
+            Victim::Guard => [guard(), None],
+        };
+        // None has been reaped: the launcher reaps only what has ended, and nothing has been killed.
+        let pids = pids.into_iter().flatten();
+        pids.filter_map(|pid| Witness::of(pid).ok()).collect()
+    }
+
+    /// The victims have been killed: what must be gone is.
+    pub fn judge(&self, variant: &Variant, mut pump: impl FnMut() -> Fallible) -> Fallible {
+        if variant.victim == Victim::Guard {
+            if !await_running(self, variant, &mut pump)? {
+                return Err("without its guard, run-with ended".into());
+            }
+            self.await_guard(&mut pump)?;
+            self.run_with.signal(libc::SIGKILL);
         }
+        self.require_the_end(pump)
+    }
+
+    /// Waits until a guard guards.
+    fn await_guard(&self, mut pump: impl FnMut() -> Fallible) -> Fallible {
+        let deadline = Instant::now() + HANG;
+        while Instant::now() < deadline {
+            pump()?;
+            let mut children = children(self.run_with.pid).into_iter();
+            if children.any(|(pid, name)| {
+                name == "run-with-guard" && state(pid).is_some_and(|state| !"ZX".contains(state))
+            }) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Err("the guard was not replaced".into())
     }
 
     /// The victim has been killed: requires that everything run-with started is gone, then that
     /// nothing at all is left once the subreaper and the launcher are gone too.
-    pub fn require_the_end(&self, mut pump: impl FnMut() -> Fallible) -> Fallible {
+    fn require_the_end(&self, mut pump: impl FnMut() -> Fallible) -> Fallible {
         let keep: Vec<i32> = [self.subreaper, Some(self.launcher.pid)]
             .into_iter()
             .flatten()
@@ -195,10 +230,14 @@ fn reap_for_ever() -> ! {
 }
 
 /// Waits until run-with's command runs; false if run-with is gone instead.
-pub fn await_running(launch: &Launch, variant: &Variant) -> Fallible<bool> {
-    use super::phase::{Phase, seen};
+pub fn await_running(
+    launch: &Launch,
+    variant: &Variant,
+    mut pump: impl FnMut() -> Fallible,
+) -> Fallible<bool> {
     let deadline = Instant::now() + HANG;
     while Instant::now() < deadline {
+        pump()?;
         if !launch.run_with.alive() {
             return Ok(false);
         }

@@ -87,10 +87,15 @@ pub fn others(keep: &[i32]) -> Vec<i32> {
         .collect()
 }
 
-/// Reaps the caller's own children that have ended, ptrace's stops left to others.
+/// Reaps the caller's own children that have ended. Not for a tracer, which has stops to see.
 pub fn reap() {
-    let flags = libc::WNOHANG | libc::__WALL;
-    while unsafe { libc::waitpid(-1, ptr::null_mut(), flags) } > 0 {}
+    while unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) } > 0 {}
+}
+
+/// [`reap`] as something to do while waiting.
+pub fn reaping() -> Fallible {
+    reap();
+    Ok(())
 }
 
 /// Waits until only init, the caller and `keep` are left; `pump` is called while it waits.
@@ -113,10 +118,7 @@ pub fn await_end_of_others(keep: &[i32], mut pump: impl FnMut() -> Fallible) -> 
 /// Ends everything in the namespace but init and the caller.
 pub fn kill_others() -> Fallible {
     unsafe { libc::kill(-1, libc::SIGKILL) };
-    await_end_of_others(&[], || {
-        reap();
-        Ok(())
-    })
+    await_end_of_others(&[], reaping)
 }
 
 fn describe(pid: i32) -> String {

@@ -36,13 +36,8 @@ pub fn seen(pid: i32, variant: &Variant) -> Option<Phase> {
             Phase::Running
         });
     }
-    // The guard is made first, and children are listed in the order they were made.
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    let children = children.split_ascii_whitespace();
-    let names: Vec<(i32, String)> = children
-        .filter_map(|pid| pid.parse().ok())
-        .filter_map(|pid| Some((pid, comm(pid)?)))
-        .collect();
+    // The guard is made first.
+    let names = children(pid);
     if let Some((command, _)) = names.iter().find(|(_, name)| !name.starts_with("run-with")) {
         let uid = status_field(*command, "Uid").unwrap_or_default();
         let itself = variant.command == Command::OtherUser && uid.starts_with("65534");
@@ -59,6 +54,26 @@ pub fn seen(pid: i32, variant: &Variant) -> Option<Phase> {
         return Some(Phase::BeforeFork);
     }
     Some(Phase::BeforeArming)
+}
+
+/// run-with's guard, once there is one: its first child, until it has been replaced.
+pub fn guard(run_with: i32) -> Option<i32> {
+    let children = children(run_with).into_iter();
+    children
+        .filter(|(_, name)| name.starts_with("run-with"))
+        .map(|(pid, _)| pid)
+        .next()
+}
+
+/// The children of `pid` with their names, in the order in which they were made.
+pub fn children(pid: i32) -> Vec<(i32, String)> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    children
+        .split_ascii_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .filter_map(|pid| Some((pid, comm(pid)?)))
+        .collect()
 }
 
 /// The name exec gave a process.

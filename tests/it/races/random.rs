@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::Fallible;
 use super::launch::{Launch, Page, await_running};
-use super::namespace::{kill_others, others, reap};
+use super::namespace::{kill_others, others, reaping};
 use super::phase::{Phase, seen};
 use super::variant::Variant;
+use crate::support::Witness;
 
 /// Kills are at most this long after the fork, or twice as long as the start takes here.
 const LATEST: Duration = Duration::from_millis(3);
@@ -59,7 +60,7 @@ impl Kills<'_> {
         let mut times = Vec::new();
         for _ in 0..9 {
             let launch = Launch::start(self.variant, &self.page, None)?;
-            if !await_running(&launch, self.variant)? {
+            if !await_running(&launch, self.variant, reaping)? {
                 return Err("without a kill: run-with ended".into());
             }
             times.push(launch.forked.elapsed());
@@ -77,11 +78,14 @@ impl Kills<'_> {
         }
         let came = launch.forked.elapsed();
         let phase = seen(launch.run_with.pid, variant);
-        launch.victim(variant).signal(libc::SIGKILL);
+        let victims = launch.victims(variant);
+        for victim in &victims {
+            victim.signal(libc::SIGKILL);
+        }
         let Some(phase) = phase else {
             return Err(format!("run-with was gone {came:?} after the fork, unkilled").into());
         };
-        if !launch.victim(variant).gone() {
+        if !victims.iter().all(Witness::gone) {
             return Err("the SIGKILLed process does not end".into());
         }
         self.by_phase.entry(phase).or_default().push(came);
@@ -90,14 +94,10 @@ impl Kills<'_> {
     }
 
     fn judge(&mut self, launch: &Launch, phase: Phase) -> Fallible {
-        let reaping = || {
-            reap();
-            Ok(())
-        };
         if self.variant.is_bound() && !self.variant.may_survive(phase) {
-            return launch.require_the_end(reaping);
+            return launch.judge(self.variant, reaping);
         }
-        if await_running(launch, self.variant)? {
+        if await_running(launch, self.variant, reaping)? {
             *self.survivors.entry(phase).or_default() += 1;
         }
         if self.variant.is_bound() {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::time::{Duration, Instant};
 
 use nix::unistd::pipe;
@@ -17,7 +18,7 @@ use super::launch::{Launch, Page, await_running};
 use super::namespace::check;
 use super::phase::Phase;
 use super::trace::{self, Call, Event};
-use super::variant::{Variant, Victim};
+use super::variant::Variant;
 
 /// Stops that there are at the very least: run-with's own start, its guard and the command's.
 const FEWEST: usize = 80;
@@ -28,6 +29,26 @@ const HUNG: libc::c_uint = 60;
 /// Every stop in turn; the stopped process is held for `hold` after the kill, while the others act.
 pub fn run(variant: &Variant, hold: Duration) -> Fallible<String> {
     trace::interrupt_on_alarm()?;
+    let mut counted = sweep(variant, hold, Guard::Free)?;
+    if !variant.execs() {
+        let late = sweep(variant, hold, Guard::Late)
+            .map_err(|error| format!("with a late guard: {error}"))?;
+        counted = format!("{counted}; with a late guard {late}");
+    }
+    Ok(counted)
+}
+
+/// When the guard gets to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// As it comes, and its system calls are stops too.
+    Free,
+    /// Not before the kill. run-with and the command's process take turns then: the same order of
+    /// stops in every run.
+    Late,
+}
+
+fn sweep(variant: &Variant, hold: Duration, guard: Guard) -> Fallible<String> {
     let page = Page::map()?;
     let mut by_phase: BTreeMap<Phase, usize> = BTreeMap::new();
     let mut survivors = 0;
@@ -35,7 +56,7 @@ pub fn run(variant: &Variant, hold: Duration) -> Fallible<String> {
     loop {
         nth += 1;
         unsafe { libc::alarm(HUNG) };
-        let mut run = Run::start(variant, &page)?;
+        let mut run = Run::start(variant, &page, guard)?;
         let stop = run.step_to(nth).map_err(|error| run.context(nth, &error))?;
         let phase = run.progress.phase(variant);
         *by_phase.entry(phase).or_default() += 1;
@@ -125,11 +146,14 @@ impl Progress {
 struct Tracee {
     who: Who,
     last: Option<Call>,
+    /// Stopped before its first instruction, and not resumed.
+    parked: bool,
 }
 
 /// One run of run-with under the tracer.
 struct Run<'a> {
     variant: &'a Variant,
+    guard: Guard,
     launch: Launch,
     tracees: BTreeMap<i32, Tracee>,
     progress: Progress,
@@ -138,7 +162,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(variant: &'a Variant, page: &Page) -> Fallible<Self> {
+    fn start(variant: &'a Variant, page: &Page, guard: Guard) -> Fallible<Self> {
         let (gate, opener) = pipe()?;
         for end in [&gate, &opener] {
             let end = std::os::fd::AsRawFd::as_raw_fd(end);
@@ -151,9 +175,11 @@ impl<'a> Run<'a> {
         let first = Tracee {
             who: Who::RunWith,
             last: None,
+            parked: false,
         };
         Ok(Self {
             variant,
+            guard,
             launch,
             tracees: BTreeMap::from([(pid, first)]),
             progress: Progress::default(),
@@ -164,9 +190,9 @@ impl<'a> Run<'a> {
     /// Runs everybody to the n-th stop of all, or until the command runs and all wait.
     fn step_to(&mut self, nth: usize) -> Fallible<Reached> {
         let mut count = 0;
-        loop {
+        // Asked after every event: a vfork's parent can go on before its child's exec is reported.
+        while !self.all_wait() {
             let (pid, event) = trace::next()?;
-            let mut deliver = 0;
             match event {
                 Event::Call(call) => {
                     count += 1;
@@ -175,11 +201,14 @@ impl<'a> Run<'a> {
                         self.held = Some(pid);
                         return Ok(Reached::TheStop);
                     }
+                    trace::resume(pid, 0)?;
                 }
                 Event::Made { child, vfork } => {
                     let who = if vfork { Who::Command } else { Who::Guard };
                     self.progress.forked |= vfork;
                     self.tracee(child).who = who;
+                    self.unpark(child)?;
+                    trace::resume(pid, 0)?;
                 }
                 Event::Exec if self.tracee(pid).who == Who::RunWith => {
                     self.progress.execs += 1;
@@ -187,29 +216,47 @@ impl<'a> Run<'a> {
                         self.held = Some(pid);
                         return Ok(Reached::TheCommandRuns);
                     }
+                    trace::resume(pid, 0)?;
                 }
                 Event::Exec => {
                     self.progress.command_runs = true;
                     self.tracees.remove(&pid);
                     trace::detach(pid, 0);
-                    continue;
                 }
-                Event::Signal(signal) => deliver = signal,
-                Event::Stop => drop(self.tracee(pid)),
+                Event::Stop if self.tracee(pid).last.is_none() => {
+                    self.tracee(pid).parked = true;
+                    self.unpark(pid)?;
+                }
+                Event::Stop => trace::resume(pid, 0)?,
+                Event::Signal(signal) => trace::resume(pid, signal)?,
                 Event::Ended => return Err(format!("pid {pid} ended, unkilled").into()),
             }
-            trace::resume(pid, deliver)?;
-            if self.all_wait() {
-                return Ok(Reached::TheCommandRuns);
-            }
         }
+        Ok(Reached::TheCommandRuns)
     }
 
     fn tracee(&mut self, pid: i32) -> &mut Tracee {
         self.tracees.entry(pid).or_insert(Tracee {
             who: Who::Unknown,
             last: None,
+            parked: false,
         })
+    }
+
+    /// Lets a new process run, once it is known who it is and if it may.
+    fn unpark(&mut self, pid: i32) -> io::Result<()> {
+        let late = self.guard == Guard::Late;
+        let tracee = self.tracee(pid);
+        let may = match tracee.who {
+            Who::Unknown => false,
+            Who::Guard => !late,
+            Who::RunWith | Who::Command => true,
+        };
+        if tracee.parked && may {
+            tracee.parked = false;
+            trace::resume(pid, 0)?;
+        }
+        Ok(())
     }
 
     fn note(&mut self, pid: i32, mut call: Call) {
@@ -233,24 +280,25 @@ impl<'a> Run<'a> {
     fn all_wait(&self) -> bool {
         let waits = |call: Call| call.entry && call.number == libc::SYS_ppoll;
         let mut tracees = self.tracees.values();
-        self.progress.command_runs && tracees.all(|tracee| tracee.last.is_some_and(waits))
+        self.progress.command_runs
+            && tracees.all(|tracee| tracee.parked || tracee.last.is_some_and(waits))
     }
 
-    /// Kills the victim, waits until it is gone, and lets everybody go, the held one last.
+    /// Kills the victims, waits until they are gone, and lets everybody go, the held one last.
     fn kill(&mut self, hold: Duration) -> Fallible {
-        let victim = self.launch.victim(self.variant);
-        victim.signal(libc::SIGKILL);
-        match self.variant.victim {
-            Victim::Launcher if !victim.gone() => return Err("the launcher does not end".into()),
-            Victim::Launcher => {}
-            Victim::RunWith => {
-                let pid = victim.pid;
-                trace::await_end(pid)?;
-                self.tracees.remove(&pid);
+        for victim in self.launch.victims(self.variant) {
+            victim.signal(libc::SIGKILL);
+            // The tracer is told first; only what it has reaped is gone for the parent.
+            if self.tracees.remove(&victim.pid).is_some() {
+                trace::await_end(victim.pid)?;
+            } else if !victim.gone() {
+                return Err(format!("the SIGKILLed {} does not end", victim.pid).into());
             }
         }
-        for pid in self.tracees.keys() {
-            if Some(*pid) != self.held {
+        for (pid, tracee) in &self.tracees {
+            if tracee.parked {
+                trace::detach(*pid, 0);
+            } else if Some(*pid) != self.held {
                 trace::interrupt(*pid);
             }
         }
@@ -272,10 +320,10 @@ impl<'a> Run<'a> {
     fn judge(&self, phase: Phase) -> Fallible<bool> {
         let letting_go = || Ok(trace::detach_all_that_stop()?);
         if !self.variant.may_survive(phase) {
-            self.launch.require_the_end(letting_go)?;
+            self.launch.judge(self.variant, letting_go)?;
             return Ok(false);
         }
-        let lived = await_running(&self.launch, self.variant)?;
+        let lived = await_running(&self.launch, self.variant, letting_go)?;
         self.launch.end_the_rest(letting_go)?;
         Ok(lived)
     }

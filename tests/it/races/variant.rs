@@ -17,6 +17,10 @@ pub enum Said {
 pub enum Victim {
     Launcher,
     RunWith,
+    /// Both, the guard first: what is left is the parent-death signal.
+    RunWithAndGuard,
+    /// The guard; and run-with once the guard has been replaced.
+    Guard,
 }
 
 /// What run-with runs.
@@ -105,6 +109,18 @@ pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "run_with_killed",
         victim: Victim::RunWith,
+        command: Command::OtherUser,
+        ..PLAIN
+    },
+    Variant {
+        name: "run_with_and_guard_killed",
+        options: &["exit-with-parent=on,user=nobody", "-k", "1"],
+        victim: Victim::RunWithAndGuard,
+        ..PLAIN
+    },
+    Variant {
+        name: "guard_killed",
+        victim: Victim::Guard,
         command: Command::OtherUser,
         ..PLAIN
     },
