@@ -161,7 +161,15 @@ impl Supervisor {
             None => None,
         };
         let original = signals.original();
-        let command = spawn(&plan, &mut program, &page, original, binding.is_some())?;
+        let command = match &binding {
+            Some(binding) if binding.parent.is_gone() => Err(Failure::own("the parent is gone")),
+            _ => spawn(&plan, &mut program, &page, original, binding.is_some()),
+        };
+        let command = command.inspect_err(|_| {
+            if let Some(binding) = &binding {
+                binding.guard.end();
+            }
+        })?;
         let mut it = Self {
             signals,
             page,
@@ -405,9 +413,7 @@ impl Supervisor {
     fn finish(&mut self, end: End) {
         self.page.set_done();
         if let Some(binding) = &self.binding {
-            // Our own child until we have reaped it: the pid is its.
-            let _ = sys::kill(binding.guard.pid, libc::SIGKILL);
-            sys::reap_pid(binding.guard.pid);
+            binding.guard.end();
         }
         self.pidfile = None;
         self.status.tell(match end {
@@ -458,9 +464,20 @@ fn spawn(
     bound: bool,
 ) -> Result<Command, Failure> {
     let supervisor = sys::getpid();
-    let pid = sys::clone_running(Share::NothingUntilExec, &page.command, || {
+    let steps = plan.in_child();
+    // The cheaper child, unless it is to have other credentials: those are never changed while memory
+    // is shared.
+    let share = if plan.steps().is_empty() {
+        Share::MemoryUntilExec
+    } else {
+        Share::NothingUntilExec
+    };
+    let pid = sys::clone_running(share, &page.command, || {
         page.set_pid(sys::getpid());
-        let (at, errno) = become_program(plan, program, original, bound.then_some(supervisor));
+        let (at, errno) = match steps.make() {
+            Err((step, errno)) => (FailedAt::Step(step), errno),
+            Ok(()) => become_program(program, original, bound.then_some(supervisor)),
+        };
         page.fail(at, errno);
         sys::exit_group(super::super::FAILED)
     });
@@ -488,16 +505,12 @@ fn spawn(
     })
 }
 
-/// In the command's process: from the plan to exec. Raw system calls only.
+/// In the command's process: from the plan's end to exec. Raw system calls only.
 fn become_program(
-    plan: &Plan,
     program: &mut Program,
     original: Original,
     bound_to: Option<i32>,
 ) -> (FailedAt, Errno) {
-    if let Err((step, errno)) = plan.make_in_child() {
-        return (FailedAt::Step(step), errno);
-    }
     if let Some(supervisor) = bound_to {
         // The second line, should run-with and its guard be killed in the same instant. After the
         // plan: a change of user clears it.
