@@ -9,11 +9,13 @@ use super::{Failure, systemd};
 use crate::sys::linux as sys;
 
 mod guard;
+mod job_control;
 mod mechanisms;
 mod page;
 mod program;
 mod replace;
 mod signals;
+mod spawn;
 mod status;
 mod supervisor;
 

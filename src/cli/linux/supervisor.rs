@@ -19,23 +19,22 @@
 //! sender and from run-with: no process can know that it was not sent to run-with alone.
 
 use std::ffi::c_int;
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
-
-use nix::errno::Errno;
 
 use super::super::args::{Invocation, ParentFlag};
 use super::super::{Failure, say};
 use super::guard::{self, Ending, Guard};
-use super::page::{FailedAt, Page};
+use super::job_control::JobControl;
+use super::page::Page;
 use super::program::Program;
-use super::signals::{self, Original, Signals};
+use super::signals::{self, Signals};
+use super::spawn::{Command, spawn};
 use super::status::{Event, Pidfile, StatusFd};
 use super::{inherited, is_bound};
 use crate::exit_with_parent::{Expected, Parent};
 use crate::run_with::Plan;
-use crate::sys::linux::{self as sys, Change, Received, Share, Shared};
+use crate::sys::linux::{self as sys, Change, Received, Shared};
 
 /// What the kernel sends to the processes of a terminal. Anything else from the kernel (the alarm set
 /// before an exec, which a fork does not inherit) is for run-with alone.
@@ -102,24 +101,6 @@ enum End {
     Killed(c_int),
 }
 
-/// The command.
-#[derive(Debug)]
-struct Command {
-    pid: i32,
-    pidfd: OwnedFd,
-    stopped: Option<Stop>,
-    /// How often it has stopped.
-    stops: u64,
-}
-
-/// A command that is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stop {
-    signal: c_int,
-    /// The process group that had the terminal then.
-    foreground: Option<i32>,
-}
-
 /// The parent, and what its exit means.
 #[derive(Debug)]
 struct Binding {
@@ -138,8 +119,7 @@ struct Supervisor {
     page: Shared<Page>,
     binding: Option<Binding>,
     command: Command,
-    /// The stop of the command's for which run-with has stopped as well, until a SIGCONT is read.
-    slept_for: Option<u64>,
+    job: JobControl,
     forward: bool,
     status: StatusFd,
     pidfile: Option<Pidfile>,
@@ -175,7 +155,7 @@ impl Supervisor {
             page,
             binding,
             command,
-            slept_for: None,
+            job: JobControl::default(),
             forward: invocation.forward,
             status: StatusFd::new(given.status),
             pidfile,
@@ -271,8 +251,8 @@ impl Supervisor {
                 }
             }
             match received.signal {
-                libc::SIGCHLD => self.stop_with_the_command(),
-                libc::SIGCONT => self.resume(),
+                libc::SIGCHLD => self.job.stop_with(&self.command),
+                libc::SIGCONT => self.job.resume(&self.command, self.forward),
                 _ => self.forward(received),
             }
         }
@@ -285,12 +265,8 @@ impl Supervisor {
                 match change {
                     Change::Exited(status) => return Some(End::Exited(status)),
                     Change::Killed(signal) => return Some(End::Killed(signal)),
-                    Change::Stopped(signal) => {
-                        let foreground = foreground_group();
-                        self.command.stopped = Some(Stop { signal, foreground });
-                        self.command.stops += 1;
-                    }
-                    Change::Continued => self.command.stopped = None,
+                    Change::Stopped(signal) => self.job.stopped(signal),
+                    Change::Continued => self.job.continued(),
                 }
             } else if matches!(change, Change::Exited(_) | Change::Killed(_)) {
                 self.replace_guard(pid);
@@ -312,55 +288,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops with the command where a job-control shell is there to resume both: it has seen nothing
-    /// yet, and waits for its job. Without a terminal nobody would resume run-with.
-    fn stop_with_the_command(&mut self) {
-        let Some(stop) = self.command.stopped else {
-            return;
-        };
-        let Some(foreground) = stop.foreground else {
-            return;
-        };
-        let in_foreground =
-            Ok(foreground) == sys::getpgid(0) || Ok(foreground) == sys::getpgid(self.command.pid);
-        let by_job_control = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&stop.signal);
-        if in_foreground || by_job_control {
-            // What resumes us is a SIGCONT, which is read like any other.
-            self.slept_for = Some(self.command.stops);
-            signals::stop_self();
-        }
-    }
-
-    /// SIGCONT has come.
-    fn resume(&mut self) {
-        let slept_for = self.slept_for.take();
-        let pid = self.command.pid;
-        let own = sys::getpgid(0);
-        let group = sys::getpgid(pid);
-        let Some(stop) = self.command.stopped else {
-            if self.forward && group != own {
-                self.send(libc::SIGCONT);
-            }
-            return;
-        };
-        if slept_for.is_some_and(|stop| stop != self.command.stops) {
-            // What woke us was for the stop before this one, which is over.
-            return;
-        }
-        if group == Ok(pid) && group != own {
-            // A shell that puts us into the foreground gives the terminal to our group.
-            if stop.foreground == Some(pid) && foreground_group().map(Ok) == Some(own) {
-                give_terminal_to(pid);
-            }
-            // All of the group was stopped, by the terminal. The command has not been reaped: the
-            // number is its own.
-            let _ = sys::kill(-pid, libc::SIGCONT);
-        } else {
-            self.send(libc::SIGCONT);
-        }
-    }
-
-    fn forward(&mut self, received: Received) {
+    fn forward(&self, received: Received) {
         let Received {
             signal,
             from_kernel,
@@ -369,22 +297,12 @@ impl Supervisor {
         let wanted = if from_kernel && TERMINAL_SIGNALS.contains(&signal) {
             // The whole group has got it; but on a hang-up the session's leader alone.
             let alone = signal == libc::SIGHUP && sys::getsid(0) == Ok(sys::getpid());
-            alone || sys::getpgid(self.command.pid) != sys::getpgid(0)
+            alone || !self.command.shares_our_group()
         } else {
             sender != self.command.pid && sender != sys::getpid()
         };
         if wanted && self.forward {
-            self.send(signal);
-        }
-    }
-
-    fn send(&self, signal: i32) {
-        let sent = sys::pidfd_send_signal(self.command.pidfd.as_fd(), signal);
-        if let Err(errno @ Errno::EPERM) = sent {
-            say(&format!(
-                "signal {signal} to the command (pid {}): {errno}",
-                self.command.pid
-            ));
+            self.command.send(signal);
         }
     }
 
@@ -453,91 +371,4 @@ fn open_parent(invocation: &Invocation, given: Option<OwnedFd>) -> Result<Option
     Parent::open(expected)
         .map(Some)
         .map_err(|error| Failure::caused(&error))
-}
-
-/// Makes the command's process; returns once it has exec'ed, or failed to.
-fn spawn(
-    plan: &Plan,
-    program: &mut Program,
-    page: &Shared<Page>,
-    original: Original,
-    bound: bool,
-) -> Result<Command, Failure> {
-    let supervisor = sys::getpid();
-    let steps = plan.in_child();
-    // The cheaper child, unless it is to have other credentials: those are never changed while memory
-    // is shared.
-    let share = if plan.steps().is_empty() {
-        Share::MemoryUntilExec
-    } else {
-        Share::NothingUntilExec
-    };
-    let pid = sys::clone_running(share, &page.command, || {
-        page.set_pid(sys::getpid());
-        let (at, errno) = match steps.make() {
-            Err((step, errno)) => (FailedAt::Step(step), errno),
-            Ok(()) => become_program(program, original, bound.then_some(supervisor)),
-        };
-        page.fail(at, errno);
-        sys::exit_group(super::super::FAILED)
-    });
-    let pid = pid.map_err(|errno| Failure::own(format!("clone: {errno}")))?;
-    if let Some((at, errno)) = page.failure() {
-        sys::reap_pid(pid);
-        page.set_done();
-        return Err(match at {
-            FailedAt::Exec => program.failure(errno),
-            FailedAt::Step(step) => plan
-                .step_error(step, errno)
-                .map_or_else(|| Failure::own(errno), |error| Failure::caused(&error)),
-            FailedAt::ParentDeathSignal => Failure::own(format!("PR_SET_PDEATHSIG: {errno}")),
-            FailedAt::Signals => Failure::own(format!("giving back the signals: {errno}")),
-        });
-    }
-    let number = page
-        .command()
-        .ok_or_else(|| Failure::own("clone made no pidfd"))?;
-    Ok(Command {
-        pid,
-        pidfd: sys::adopt(number),
-        stopped: None,
-        stops: 0,
-    })
-}
-
-/// In the command's process: from the plan's end to exec. Raw system calls only.
-fn become_program(
-    program: &mut Program,
-    original: Original,
-    bound_to: Option<i32>,
-) -> (FailedAt, Errno) {
-    if let Some(supervisor) = bound_to {
-        // The second line, should run-with and its guard be killed in the same instant. After the
-        // plan: a change of user clears it.
-        if let Err(errno) = sys::set_parent_death_signal(libc::SIGKILL) {
-            return (FailedAt::ParentDeathSignal, errno);
-        }
-        if sys::getppid() != supervisor {
-            return (FailedAt::ParentDeathSignal, Errno::ESRCH);
-        }
-    }
-    if let Err(errno) = original.restore() {
-        return (FailedAt::Signals, errno);
-    }
-    (FailedAt::Exec, program.exec())
-}
-
-/// The process group that has our terminal, if we have one.
-fn foreground_group() -> Option<i32> {
-    let terminal = File::open("/dev/tty").ok()?;
-    nix::unistd::tcgetpgrp(&terminal)
-        .ok()
-        .map(nix::unistd::Pid::as_raw)
-}
-
-/// Gives our terminal to a process group; SIGTTOU, which could stop us, is blocked.
-fn give_terminal_to(group: i32) {
-    if let Ok(terminal) = File::open("/dev/tty") {
-        let _ = nix::unistd::tcsetpgrp(&terminal, nix::unistd::Pid::from_raw(group));
-    }
 }
