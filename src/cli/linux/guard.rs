@@ -11,6 +11,7 @@
 //! |---|---|
 //! | run-with ends, and has said that all is done | ends |
 //! | run-with ends otherwise (SIGKILL, a crash) | SIGKILL to the command and a group it leads; ends |
+//! | run-with ends while the guard is stopped | the kernel resumes it (its parent-death signal is SIGCONT), then as above |
 //! | the parent exits, run-with runs | nothing: run-with does what is to be done |
 //! | the parent exits, run-with does not act within [`PATIENCE`] (it is stopped) | the signal, the grace and SIGKILL in its place; SIGCONT to run-with once the command is gone |
 //!
@@ -55,6 +56,8 @@ impl Guard {
         ending: Ending,
     ) -> Result<Self, Errno> {
         let supervisor = sys::pidfd_open(sys::getpid())?;
+        // Where a filter refuses it (seccomp) nobody could end the command: better to say so now.
+        sys::pidfd_send_signal(supervisor.as_fd(), 0)?;
         let parent = parent.poll_fd();
         let watch = Watch {
             page,
@@ -106,11 +109,13 @@ enum Wake {
 
 impl Watch<'_> {
     fn run(&self) -> ! {
-        // A new session: away from the terminal's signals and from the group's. None of the three
+        // A new session: away from the terminal's signals and from the group's. None of the four
         // can fail for a process just made; if one did, the guard would still guard.
         let _ = sys::setsid();
         let _ = sys::set_name(b"run-with-guard\0\0");
         let _ = sys::set_no_new_privs();
+        // A guard that somebody stopped is resumed when run-with dies: nobody else would do it.
+        let _ = sys::set_parent_death_signal(libc::SIGCONT);
         loop {
             match self.wait(self.parent, self.parent_events, None) {
                 Wake::Supervisor => self.supervisor_ended(),

@@ -9,6 +9,7 @@ use super::{Failure, systemd};
 use crate::sys::linux as sys;
 
 mod guard;
+mod mechanisms;
 mod page;
 mod program;
 mod replace;
@@ -16,6 +17,7 @@ mod signals;
 mod status;
 mod supervisor;
 
+pub(super) use mechanisms::survey;
 pub(super) use replace::become_command;
 pub(super) use supervisor::supervise;
 

@@ -6,11 +6,17 @@
 //! | what happens | what is done |
 //! |---|---|
 //! | the command ends | its status is ours: exit, or death by the same signal without a core |
-//! | the command stops, by its terminal | run-with stops as well, so that the shell sees its job stopped |
+//! | the command stops, without a terminal | nothing: who stopped it resumes it |
+//! | the command stops by a signal of job control, or by another in the foreground | run-with stops as well, so that the shell sees its job stopped |
 //! | the guard ends | another is started |
 //! | the parent exits | the signal and SIGCONT, once (see [`super::guard`]); after the grace SIGKILL |
-//! | SIGCONT | passed on to a command that is stopped, or in another process group |
-//! | any other signal | passed on, unless the terminal sent it to the command too, or the command sent it |
+//! | SIGCONT, the command is stopped | the terminal to the command's group if that had it, and SIGCONT to the group it leads, or to the command |
+//! | SIGCONT otherwise | passed on to a command in another process group |
+//! | a terminal's signal, from the kernel | passed on to a command in another process group; a hang-up also if run-with leads the session, since then nobody else is told |
+//! | any other signal | passed on, unless the command sent it, or run-with itself |
+//!
+//! A command that shares run-with's process group gets what a process sends to the group from the
+//! sender and from run-with: no process can know that it was not sent to run-with alone.
 
 use std::ffi::c_int;
 use std::fs::File;
@@ -31,10 +37,23 @@ use crate::exit_with_parent::{Expected, Parent};
 use crate::run_with::Plan;
 use crate::sys::linux::{self as sys, Change, Received, Share, Shared};
 
+/// What the kernel sends to the processes of a terminal. Anything else from the kernel (the alarm set
+/// before an exec, which a fork does not inherit) is for run-with alone.
+const TERMINAL_SIGNALS: [c_int; 7] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGWINCH,
+];
+
 /// Runs the command to its end; the answer is the exit status.
 pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
+    let given = Given::take(invocation)?;
     let signals = Signals::take()?;
-    let mut supervisor = Supervisor::start(invocation, signals)?;
+    let mut supervisor = Supervisor::start(invocation, given, signals)?;
     let end = supervisor.run();
     supervisor.finish(end);
     Ok(match end {
@@ -49,6 +68,33 @@ pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
     })
 }
 
+/// The descriptors that the command line names, taken over before there is one of our own that a
+/// number could be mistaken for.
+#[derive(Debug)]
+struct Given {
+    parent: Option<OwnedFd>,
+    status: Option<OwnedFd>,
+}
+
+impl Given {
+    fn take(invocation: &Invocation) -> Result<Self, Failure> {
+        let parent = match invocation.parent {
+            ParentFlag::Fd(number) => Some(number),
+            _ => None,
+        };
+        if parent.is_some() && parent == invocation.status_fd {
+            return Err(Failure::own(
+                "--parent-fd and --status-fd name the same descriptor",
+            ));
+        }
+        let status = invocation.status_fd;
+        Ok(Self {
+            parent: parent.map(|fd| inherited("parent-fd", fd)).transpose()?,
+            status: status.map(|fd| inherited("status-fd", fd)).transpose()?,
+        })
+    }
+}
+
 /// How the command ended.
 #[derive(Debug, Clone, Copy)]
 enum End {
@@ -61,7 +107,15 @@ enum End {
 struct Command {
     pid: i32,
     pidfd: OwnedFd,
-    stopped: bool,
+    stopped: Option<Stop>,
+}
+
+/// A command that is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stop {
+    signal: c_int,
+    /// The process group that had the terminal then.
+    foreground: Option<i32>,
 }
 
 /// The parent, and what its exit means.
@@ -88,12 +142,8 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(invocation: &Invocation, signals: Signals) -> Result<Self, Failure> {
-        let status_fd = invocation
-            .status_fd
-            .map(|fd| inherited("status-fd", fd))
-            .transpose()?;
-        let parent = open_parent(invocation)?;
+    fn start(invocation: &Invocation, given: Given, signals: Signals) -> Result<Self, Failure> {
+        let parent = open_parent(invocation, given.parent)?;
         let plan = Plan::resolve(&invocation.options).map_err(|error| Failure::caused(&error))?;
         let mut program = Program::new(&invocation.command, std::process::id())?;
         let pidfile = invocation
@@ -122,7 +172,7 @@ impl Supervisor {
             binding,
             command,
             forward: invocation.forward,
-            status: StatusFd::new(status_fd),
+            status: StatusFd::new(given.status),
             pidfile,
         };
         drop((plan, program));
@@ -148,6 +198,7 @@ impl Supervisor {
             ]);
         }
         keep.extend(self.status.raw_fd());
+        keep.extend(self.pidfile.as_ref().and_then(Pidfile::raw_fd));
         keep.sort_unstable();
         // SAFETY: every descriptor of ours is in `keep`; the others were inherited, are owned by
         // nothing in this process, and the guard uses only what is in `keep` too.
@@ -159,7 +210,7 @@ impl Supervisor {
 
     fn announce(&mut self) -> Result<(), Failure> {
         let pid = self.command.pid;
-        if let Some(pidfile) = &self.pidfile {
+        if let Some(pidfile) = &mut self.pidfile {
             pidfile.write(pid)?;
         }
         self.status.tell(Event::Started(pid));
@@ -208,12 +259,16 @@ impl Supervisor {
     /// stop or a signal before it is not lost.
     fn read_signals(&mut self) -> Option<End> {
         while let Some(received) = self.signals.next() {
-            if received.signal == libc::SIGCHLD {
+            // What SIGCONT means depends on whether the command is stopped *now*.
+            if [libc::SIGCHLD, libc::SIGCONT].contains(&received.signal) {
                 if let Some(end) = self.look_at_the_children() {
                     return Some(end);
                 }
-            } else {
-                self.forward(received);
+            }
+            match received.signal {
+                libc::SIGCHLD => self.stop_with_the_command(),
+                libc::SIGCONT => self.resume(),
+                _ => self.forward(received),
             }
         }
         None
@@ -225,8 +280,11 @@ impl Supervisor {
                 match change {
                     Change::Exited(status) => return Some(End::Exited(status)),
                     Change::Killed(signal) => return Some(End::Killed(signal)),
-                    Change::Stopped(signal) => self.command_stopped(signal),
-                    Change::Continued => self.command.stopped = false,
+                    Change::Stopped(signal) => {
+                        let foreground = foreground_group();
+                        self.command.stopped = Some(Stop { signal, foreground });
+                    }
+                    Change::Continued => self.command.stopped = None,
                 }
             } else if matches!(change, Change::Exited(_) | Change::Killed(_)) {
                 self.replace_guard(pid);
@@ -248,21 +306,45 @@ impl Supervisor {
         }
     }
 
-    /// Stops with the command where a job-control shell is there to resume both.
-    fn command_stopped(&mut self, signal: i32) {
-        self.command.stopped = true;
-        let own = sys::getpgid(0).unwrap_or(0);
-        let group = sys::getpgid(self.command.pid).unwrap_or(0);
-        let by_the_terminal = if group == own {
-            [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
-        } else {
-            // A command with a group of its own (a shell) that had the terminal, or has given it back.
-            foreground_group().is_some_and(|foreground| [own, group].contains(&foreground))
+    /// Stops with the command where a job-control shell is there to resume both: it has seen nothing
+    /// yet, and waits for its job. Without a terminal nobody would resume run-with.
+    fn stop_with_the_command(&self) {
+        let Some(stop) = self.command.stopped else {
+            return;
         };
-        if by_the_terminal {
-            // What resumes us is a SIGCONT, and is passed on like any other.
+        let Some(foreground) = stop.foreground else {
+            return;
+        };
+        let in_foreground =
+            Ok(foreground) == sys::getpgid(0) || Ok(foreground) == sys::getpgid(self.command.pid);
+        let by_job_control = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&stop.signal);
+        if in_foreground || by_job_control {
+            // What resumes us is a SIGCONT, which is read like any other.
             signals::stop_self();
         }
+    }
+
+    /// SIGCONT has come.
+    fn resume(&self) {
+        let pid = self.command.pid;
+        let own = sys::getpgid(0);
+        let group = sys::getpgid(pid);
+        let Some(stop) = self.command.stopped else {
+            if self.forward && group != own {
+                self.send(libc::SIGCONT);
+            }
+            return;
+        };
+        if group == Ok(pid) && group != own {
+            // A shell that puts us into the foreground gives the terminal to our group.
+            if stop.foreground == Some(pid) && foreground_group().map(Ok) == Some(own) {
+                give_terminal_to(pid);
+            }
+            // All of the group was stopped, by the terminal. The command has not been reaped: the
+            // number is its own.
+            let _ = sys::kill(-pid, libc::SIGCONT);
+        }
+        self.send(libc::SIGCONT);
     }
 
     fn forward(&mut self, received: Received) {
@@ -271,18 +353,14 @@ impl Supervisor {
             from_kernel,
             sender,
         } = received;
-        let same_group = sys::getpgid(self.command.pid) == sys::getpgid(0);
-        let wanted = if signal == libc::SIGCONT {
-            self.command.stopped || (self.forward && !same_group)
-        } else if from_kernel {
-            // The terminal has told the whole group; but on a hang-up it tells the session's leader
-            // alone.
+        let wanted = if from_kernel && TERMINAL_SIGNALS.contains(&signal) {
+            // The whole group has got it; but on a hang-up the session's leader alone.
             let alone = signal == libc::SIGHUP && sys::getsid(0) == Ok(sys::getpid());
-            self.forward && (!same_group || alone)
+            alone || sys::getpgid(self.command.pid) != sys::getpgid(0)
         } else {
-            self.forward && sender != self.command.pid && sender != sys::getpid()
+            sender != self.command.pid && sender != sys::getpid()
         };
-        if wanted {
+        if wanted && self.forward {
             self.send(signal);
         }
     }
@@ -350,14 +428,14 @@ impl Binding {
     }
 }
 
-fn open_parent(invocation: &Invocation) -> Result<Option<Parent>, Failure> {
+fn open_parent(invocation: &Invocation, given: Option<OwnedFd>) -> Result<Option<Parent>, Failure> {
     if !is_bound(invocation)? {
         return Ok(None);
     }
-    let expected = match invocation.parent {
-        ParentFlag::Unsaid => Expected::Unsaid,
-        ParentFlag::Pid(pid) => Expected::Pid(pid),
-        ParentFlag::Fd(number) => Expected::Fd(inherited("parent-fd", number)?),
+    let expected = match (given, invocation.parent) {
+        (Some(fd), _) => Expected::Fd(fd),
+        (None, ParentFlag::Pid(pid)) => Expected::Pid(pid),
+        (None, _) => Expected::Unsaid,
     };
     Parent::open(expected)
         .map(Some)
@@ -405,7 +483,7 @@ fn spawn(
     Ok(Command {
         pid,
         pidfd: sys::adopt(number),
-        stopped: false,
+        stopped: None,
     })
 }
 
@@ -441,4 +519,11 @@ fn foreground_group() -> Option<i32> {
     nix::unistd::tcgetpgrp(&terminal)
         .ok()
         .map(nix::unistd::Pid::as_raw)
+}
+
+/// Gives our terminal to a process group; SIGTTOU, which could stop us, is blocked.
+fn give_terminal_to(group: i32) {
+    if let Ok(terminal) = File::open("/dev/tty") {
+        let _ = nix::unistd::tcsetpgrp(&terminal, nix::unistd::Pid::from_raw(group));
+    }
 }

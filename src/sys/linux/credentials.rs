@@ -76,11 +76,21 @@ fn three_ids(number: libc::c_long) -> Result<[u32; 3], Errno> {
     Ok(ids)
 }
 
-/// Whether the calling thread has any permitted capability; capget(2), version 3.
+/// Whether the calling thread has any permitted capability.
 pub(crate) fn has_permitted_capabilities() -> Result<bool, Errno> {
+    capabilities().map(|[_, low, _, _, high, _]| low != 0 || high != 0)
+}
+
+/// The calling thread's effective capabilities, a bit each by their number in capabilities(7).
+pub(crate) fn effective_capabilities() -> Result<u64, Errno> {
+    capabilities().map(|[low, _, _, high, _, _]| u64::from(high) << 32 | u64::from(low))
+}
+
+/// Two triples (effective, permitted, inheritable), for the low and the high 32 capabilities of the
+/// calling thread; capget(2), version 3.
+fn capabilities() -> Result<[u32; 6], Errno> {
     const VERSION_3: u32 = 0x2008_0522;
     let mut header = [VERSION_3, 0];
-    // Two triples: effective, permitted, inheritable, for the low and the high 32 capabilities.
     let mut data = [0_u32; 6];
     let (header, place) = (&raw mut header, &raw mut data);
     // SAFETY: both live until after the call, and have the sizes that version 3 reads and writes.
@@ -90,7 +100,7 @@ pub(crate) fn has_permitted_capabilities() -> Result<bool, Errno> {
             [header as usize, place as usize, 0, 0, 0, 0],
         )
     }?;
-    Ok(data[1] != 0 || data[4] != 0)
+    Ok(data)
 }
 
 // The 32-bit ABIs of old have 16-bit ids under the plain names.

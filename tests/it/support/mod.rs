@@ -3,20 +3,6 @@
 
 #![allow(dead_code, reason = "each module uses its part")]
 
-pub mod needs;
-pub mod process;
-
-pub use needs::{Need, test};
-pub use process::{Tag, Witness};
-
-use std::time::Duration;
-
-/// The result of a test; any error fails it with its message.
-pub type Outcome = Result<(), Box<dyn std::error::Error>>;
-
-/// How long anything may take before it counts as hung. Never a measure of speed.
-pub const HANG: Duration = Duration::from_secs(20);
-
 /// Fails the test with a message.
 #[macro_export]
 macro_rules! ensure {
@@ -26,3 +12,23 @@ macro_rules! ensure {
         }
     };
 }
+
+pub mod needs;
+pub mod process;
+pub mod seccomp;
+pub mod session;
+
+pub use needs::{Need, test};
+pub use process::{Tag, Witness};
+pub use session::{Fallible, Launched, Session, output};
+
+use std::time::Duration;
+
+/// The result of a test; any error fails it with its message.
+pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// How long anything may take before it counts as hung. Never a measure of speed.
+pub const HANG: Duration = Duration::from_secs(20);
+
+/// How long a process that nobody ends must go on living to count as not ended.
+pub const SURVIVES: Duration = Duration::from_millis(400);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::HANG;
+use super::{HANG, Outcome};
 
 /// A pidfd: says when the process is gone, and signals no other.
 #[derive(Debug)]
@@ -199,6 +199,16 @@ impl Drop for Reaped {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Waits for what no descriptor tells.
+pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome {
+    let deadline = Instant::now() + HANG;
+    while !is_so() {
+        ensure!(Instant::now() < deadline, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// The letter of a process's state in /proc/PID/stat, if there is such a process.
