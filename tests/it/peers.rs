@@ -166,7 +166,7 @@ fn launcher_killed(wrapper: &Wrapper, task: Task, claim: Answer) -> Fallible<Ans
 
 /// The thread of the launcher that started the wrapper ends: does the command live on?
 fn thread_ends(wrapper: &Wrapper, claim: Answer) -> Fallible<Answer> {
-    let (mut scene, _) = launch(wrapper, Task::Idle, "thread")?;
+    let (mut scene, pid) = launch(wrapper, Task::Idle, "thread")?;
     let command = scene.command(wrapper, Task::Idle)?;
     scene.go_on()?;
     let said = scene.line(HANG)?;
@@ -176,6 +176,11 @@ fn thread_ends(wrapper: &Wrapper, claim: Answer) -> Fallible<Answer> {
     );
     let ended = ends(&command, claim == Answer::No);
     ensure!(scene.launcher()?.alive(), "the launcher has ended as well");
+    if ended && claim == Answer::Yes {
+        // Who ended it: the last number is how the wrapper, unreaped, did.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        return Err(format!("the command ended; its wrapper: {stat:?} {}", scene.said()).into());
+    }
     Ok(yes_if(!ended))
 }
 

@@ -5,13 +5,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::Fallible;
 use super::wrappers::{Task, Wrapper};
-use crate::support::process::{Reaped, status_field};
+use crate::support::process::{Reaped, await_that, status_field};
 use crate::support::{HANG, Tag, Witness};
 
 /// Dropped in this order: what is left over is killed, the launcher reaped, the folder removed.
@@ -91,13 +91,13 @@ impl Scene {
         let command = self.process(comm)?;
         if comm == "nbdkit" {
             let socket = self.dir.path().join("socket");
-            self.until("nbdkit to serve", || socket.exists())?;
+            await_that("nbdkit's socket", || socket.exists())?;
         }
         if task == Task::ChangesUser {
             let nobody = nix::unistd::User::from_name("nobody")?.ok_or("no user nobody")?;
             ensure!(!nobody.uid.is_root(), "nobody is root");
             let uids = [nobody.uid.to_string().as_str(); 4].join("\t");
-            self.until("nbdkit to change its user", || {
+            await_that("nbdkit's change of user", || {
                 status_field(command.pid, "Uid").as_ref() == Some(&uids)
             })?;
         }
@@ -119,19 +119,6 @@ impl Scene {
     fn process(&self, comm: &str) -> Fallible<Witness> {
         let found = self.tag.await_process(comm);
         Ok(found.map_err(|error| format!("{error}; {}", self.said()))?)
-    }
-
-    fn until(&self, what: &str, condition: impl Fn() -> bool) -> Fallible<()> {
-        let deadline = Instant::now() + HANG;
-        while !condition() {
-            ensure!(
-                Instant::now() < deadline,
-                "waited for {what}: {}",
-                self.said()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
     }
 
     /// What was said on standard error, for a message.
