@@ -16,6 +16,8 @@
 //! | the parent exits, run-with does not act within [`PATIENCE`] (it is stopped) | the signal, the grace and SIGKILL in its place; SIGCONT to run-with once the command is gone |
 //!
 //! Who acts on the parent's exit is decided by one atomic exchange: the command gets its signal once.
+//! Only if the one who is to send it is stopped or killed between the exchange and the sending, the
+//! other sends it after [`PATIENCE`]; a claimant that is resumed after that sends it a second time.
 //!
 //! Between clone and exit: raw system calls, no allocation.
 
@@ -30,7 +32,7 @@ use crate::exit_with_parent::{Parent, Signal};
 use crate::sys::linux::{self as sys, Share, Shared};
 
 /// How long run-with may take to act on the parent's exit before the guard does.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What is done to the command when the parent is gone.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,7 @@ pub(super) struct Ending {
 #[derive(Debug)]
 pub(super) struct Guard {
     pub(super) pid: i32,
+    pidfd: OwnedFd,
     /// run-with's own pidfd, for the guard to poll: a number in the table both share.
     supervisor: OwnedFd,
 }
@@ -66,27 +69,27 @@ impl Guard {
             parent_events: parent.events().bits(),
             ending,
         };
-        let own_pidfd = AtomicI32::new(-1);
-        match sys::clone_running(Share::Descriptors, &own_pidfd, || watch.run()) {
-            Ok(pid) => {
-                // The guard's end comes as a SIGCHLD: its pidfd is of no use.
-                sys::close(own_pidfd.load(Ordering::Relaxed));
-                Ok(Self { pid, supervisor })
-            }
-            Err(errno) => Err(errno),
-        }
+        let pidfd = AtomicI32::new(-1);
+        let pid = sys::clone_running(Share::Descriptors, &pidfd, || watch.run())?;
+        let pidfd = sys::adopt(pidfd.load(Ordering::Relaxed));
+        Ok(Self {
+            pid,
+            pidfd,
+            supervisor,
+        })
     }
 
-    /// Ends the guard and reaps it, so that nobody else has to: our own child until then, so the pid
-    /// is its.
+    /// Ends the guard and reaps it, so that nobody else has to. A guard that somebody traces is its
+    /// tracer's first: that one is left to init.
     pub(super) fn end(&self) {
-        let _ = sys::kill(self.pid, libc::SIGKILL);
-        sys::reap_pid(self.pid);
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::poll_within(self.pidfd.as_fd(), libc::POLLIN, PATIENCE);
+        sys::reap_ended(self.pidfd.as_fd());
     }
 
-    /// The descriptor that must stay open for the guard.
-    pub(super) fn watched(&self) -> RawFd {
-        self.supervisor.as_raw_fd()
+    /// The descriptors that must stay open: the guard's, and ours on it.
+    pub(super) fn raw_fds(&self) -> [RawFd; 2] {
+        [self.supervisor.as_raw_fd(), self.pidfd.as_raw_fd()]
     }
 }
 
@@ -150,8 +153,14 @@ impl Watch<'_> {
             }
         };
         sys::with_raw_fd(command, |command| {
-            if self.page.claim_signal() {
-                send(command, self.ending.signal);
+            if !self.page.claim_signal() && !self.page.is_signalled() {
+                // Claimed, and not sent: run-with was stopped in between, or a guard before this one
+                // was killed.
+                self.pause(PATIENCE);
+            }
+            if !self.page.is_signalled() {
+                let _ = send(command, self.ending.signal);
+                self.page.set_signalled();
             }
             self.see_it_end(command, since);
             // A stopped run-with can go on and collect the command's status.
@@ -225,13 +234,15 @@ impl Watch<'_> {
 
 /// The signal for the parent's exit, and SIGCONT after it: a stopped command acts on no signal but
 /// SIGKILL.
-pub(super) fn send(command: BorrowedFd<'_>, signal: Signal) {
-    let _ = sys::pidfd_send_signal(command, signal.number());
+pub(super) fn send(command: BorrowedFd<'_>, signal: Signal) -> Result<(), Errno> {
+    let sent = sys::pidfd_send_signal(command, signal.number());
     let _ = sys::pidfd_send_signal(command, libc::SIGCONT);
+    sent
 }
 
 /// SIGKILL to the command, and to its process group if it leads one: another group may be the
-/// launcher's own. `pid` is the command's, which has not been reaped.
+/// launcher's own. Before Linux 6.9 the group is named by `pid`, the command's: exact for run-with,
+/// which has not reaped it; the guard acts so only when run-with has not for all of the grace.
 pub(super) fn kill(command: BorrowedFd<'_>, pid: i32) {
     let group = sys::pidfd_send_signal_to_group(command, libc::SIGKILL);
     if group == Err(Errno::EINVAL) && pid > 1 && sys::getpgid(pid) == Ok(pid) {

@@ -18,6 +18,8 @@ pub(super) struct JobControl {
     stopped: Option<Stop>,
     /// How often the command has stopped.
     stops: u64,
+    /// Up to which of its stops run-with has looked whether to stop as well.
+    looked_at: u64,
     /// The stop for which run-with has stopped as well, until a SIGCONT is read.
     slept_for: Option<u64>,
 }
@@ -46,6 +48,11 @@ impl JobControl {
     /// Stops with the command where a job-control shell is there to resume both: it has seen nothing
     /// yet, and waits for its job. Without a terminal nobody would resume run-with.
     pub(super) fn stop_with(&mut self, command: &Command) {
+        if std::mem::replace(&mut self.looked_at, self.stops) == self.stops {
+            // An old stop, and another child's news: to stop again would lose the SIGCONT that is
+            // on its way.
+            return;
+        }
         let Some(Stop {
             signal,
             foreground: Some(foreground),

@@ -18,7 +18,7 @@ pub(super) struct Page {
     pub(super) command: AtomicI32,
     /// The command's pid, written by itself before its exec.
     pid: AtomicI32,
-    /// 1 once somebody has undertaken to send the signal for the parent's exit.
+    /// The signal for the parent's exit: 0, then [`CLAIMED`], then [`SENT`].
     signalled: AtomicU32,
     /// 1 once the command has ended and been reaped.
     done: AtomicU32,
@@ -27,6 +27,11 @@ pub(super) struct Page {
     /// With which errno.
     errno: AtomicI32,
 }
+
+/// Somebody has undertaken to send it.
+const CLAIMED: u32 = 1;
+/// It has been sent.
+const SENT: u32 = 2;
 
 // SAFETY: atomics of integers only, for which all zeroes are values.
 unsafe impl SharedWords for Page {}
@@ -92,7 +97,19 @@ impl Page {
     /// Whether the caller is the one to send the signal for the parent's exit: true for one caller
     /// only, ever.
     pub(super) fn claim_signal(&self) -> bool {
-        self.signalled.swap(1, Ordering::SeqCst) == 0
+        self.signalled
+            .compare_exchange(0, CLAIMED, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Whether the signal has been sent: one who claimed it may have been stopped or killed since.
+    pub(super) fn is_signalled(&self) -> bool {
+        self.signalled.load(Ordering::SeqCst) == SENT
+    }
+
+    /// The signal has been sent.
+    pub(super) fn set_signalled(&self) {
+        self.signalled.store(SENT, Ordering::SeqCst);
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -1,13 +1,17 @@
 //! Makes the command's process: from clone to exec.
 //!
-//! run-with is held until the exec (CLONE_VFORK): a failure before it is read from the shared page, and
-//! there is no process between the two that nobody knows. A command that keeps its credentials shares
-//! run-with's memory until then, one that changes them has a copy: the user it changes to could stop or
-//! trace it, which then holds up run-with, and nothing more; the guard watches meanwhile.
+//! A command that changes its credentials, or that a terminal could stop before its exec, is made by a
+//! plain fork, whose exec is the end of file of a pipe: run-with goes on meanwhile. Any other shares
+//! run-with's memory until its exec (vfork), which is cheaper, and holds run-with until then.
+//!
+//! Why there was no exec is in the shared page.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::super::{FAILED, Failure, say};
 use super::page::{FailedAt, Page};
@@ -41,52 +45,101 @@ impl Command {
     }
 }
 
-/// Makes the command's process; returns once it has exec'ed, or failed to.
-pub(super) fn spawn(
-    plan: &Plan,
-    program: &mut Program,
-    page: &Shared<Page>,
-    original: Original,
-    bound: bool,
-) -> Result<Command, Failure> {
-    let supervisor = sys::getpid();
-    let steps = plan.in_child();
-    // The cheaper child, unless it is to have other credentials: those are never changed while memory
-    // is shared.
-    let share = if plan.steps().is_empty() {
-        Share::MemoryUntilExec
-    } else {
-        Share::NothingUntilExec
-    };
-    let pid = sys::clone_running(share, &page.command, || {
-        page.set_pid(sys::getpid());
-        let (at, errno) = match steps.make() {
-            Err((step, errno)) => (FailedAt::Step(step), errno),
-            Ok(()) => become_program(program, original, bound.then_some(supervisor)),
-        };
-        page.fail(at, errno);
-        sys::exit_group(FAILED)
-    });
-    let pid = pid.map_err(|errno| Failure::own(format!("clone: {errno}")))?;
-    if let Some((at, errno)) = page.failure() {
-        sys::reap_pid(pid);
-        page.set_done();
-        return Err(match at {
-            FailedAt::Exec => program.failure(errno),
-            FailedAt::Step(step) => plan
+/// A command that has not been seen to exec, and what is needed to say why it has not.
+#[derive(Debug)]
+pub(super) struct Starting {
+    plan: Plan,
+    program: Program,
+    /// The read end of a pipe that ends with the exec; none if that has been waited for.
+    exec: Option<OwnedFd>,
+}
+
+impl Starting {
+    /// What to wait for: its hang-up says that there has been an exec, or will be none.
+    pub(super) fn raw_fd(&self) -> Option<RawFd> {
+        self.exec.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Whether there has been an exec, or will be none.
+    pub(super) fn is_over(&self) -> bool {
+        match &self.exec {
+            None => true,
+            Some(exec) => sys::poll_within(exec.as_fd(), 0, Duration::ZERO) == Ok(true),
+        }
+    }
+
+    /// Why there will be none.
+    pub(super) fn failure(&self, page: &Page) -> Option<Failure> {
+        let (at, errno) = page.failure()?;
+        Some(match at {
+            FailedAt::Exec => self.program.failure(errno),
+            FailedAt::Step(step) => self
+                .plan
                 .step_error(step, errno)
                 .map_or_else(|| Failure::own(errno), |error| Failure::caused(&error)),
             FailedAt::ParentDeathSignal => Failure::own(format!("PR_SET_PDEATHSIG: {errno}")),
             FailedAt::Signals => Failure::own(format!("giving back the signals: {errno}")),
-        });
+        })
     }
-    let number = page
-        .command()
-        .ok_or_else(|| Failure::own("clone made no pidfd"))?;
-    Ok(Command {
+}
+
+/// Makes the command's process.
+pub(super) fn spawn(
+    plan: Plan,
+    mut program: Program,
+    page: &Shared<Page>,
+    original: Original,
+    bound: bool,
+) -> Result<(Command, Starting), Failure> {
+    let failed = |errno: Errno| Failure::own(format!("clone: {errno}"));
+    let supervisor = sys::getpid();
+    let steps = plan.in_child();
+    let held = plan.steps().is_empty() && !has_terminal();
+    let (share, pipe) = if held {
+        (Share::MemoryUntilExec, None)
+    } else {
+        (
+            Share::Nothing,
+            Some(nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?),
+        )
+    };
+    let made = sys::clone_running(share, &page.command, || {
+        page.set_pid(sys::getpid());
+        let (at, errno) = match steps.make() {
+            Err((step, errno)) => (FailedAt::Step(step), errno),
+            Ok(()) => become_program(&mut program, original, bound.then_some(supervisor)),
+        };
+        page.fail(at, errno);
+        sys::exit_group(FAILED)
+    });
+    drop(steps);
+    let pid = made.map_err(failed)?;
+    let Some(number) = page.command() else {
+        // Linux before 5.2 ignores CLONE_PIDFD. Our own child, not reaped: the pid is its.
+        let _ = sys::kill(pid, libc::SIGKILL);
+        sys::reap_pid(pid);
+        return Err(Failure::own("clone made no pidfd"));
+    };
+    let command = Command {
         pid,
         pidfd: sys::adopt(number),
-    })
+    };
+    // The write end is dropped here: the command's process has the last one, until its exec.
+    let exec = pipe.map(|(read, _write)| read);
+    Ok((
+        command,
+        Starting {
+            plan,
+            program,
+            exec,
+        },
+    ))
+}
+
+/// Whether this process has a controlling terminal, whose stop character could stop the command's
+/// process before its exec.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
 }
 
 /// In the command's process: from the plan's end to exec. Raw system calls only.

@@ -2,10 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::super::Failure;
+use crate::sys::linux as sys;
 
 /// An event for the status descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +32,8 @@ impl StatusFd {
         self.0.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// Writes one line, in one write. A reader that has gone is no error.
+    /// Writes one line, in one write. A reader that has gone is no error; one that does not read
+    /// loses the line: whoever waits for it must not hold up the command's end.
     pub(super) fn tell(&mut self, event: Event) {
         let Some(file) = &mut self.0 else { return };
         let line = match event {
@@ -38,7 +42,10 @@ impl StatusFd {
             Event::Exited(status) => format!("{{\"event\":\"exited\",\"status\":{status}}}\n"),
             Event::Killed(signal) => format!("{{\"event\":\"killed\",\"signal\":{signal}}}\n"),
         };
-        let _ = file.write_all(line.as_bytes());
+        let room = sys::poll_within(file.as_fd(), libc::POLLOUT, Duration::ZERO);
+        if room == Ok(true) {
+            let _ = file.write_all(line.as_bytes());
+        }
     }
 }
 
@@ -50,8 +57,8 @@ pub(super) struct Pidfile {
     /// The temporary file, until it is written: whoever may write to the directory could have put
     /// another in its place.
     file: Option<File>,
-    /// Whether it has its name.
-    shown: bool,
+    /// Once it has its name: which file it is.
+    shown: Option<(u64, u64)>,
 }
 
 impl Pidfile {
@@ -70,7 +77,7 @@ impl Pidfile {
             path: path.to_owned(),
             temporary,
             file: Some(file),
-            shown: false,
+            shown: None,
         };
         if it.path.is_dir() {
             return Err(failure(path, &io::ErrorKind::IsADirectory.into()));
@@ -90,9 +97,10 @@ impl Pidfile {
         };
         let written = file
             .write_all(format!("{pid}\n").as_bytes())
-            .and_then(|()| fs::rename(&self.temporary, &self.path));
-        written.map_err(|error| failure(&self.path, &error))?;
-        self.shown = true;
+            .and_then(|()| fs::rename(&self.temporary, &self.path))
+            .and_then(|()| file.metadata());
+        let metadata = written.map_err(|error| failure(&self.path, &error))?;
+        self.shown = Some((metadata.dev(), metadata.ino()));
         Ok(())
     }
 }
@@ -103,10 +111,14 @@ fn failure(path: &Path, error: &io::Error) -> Failure {
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(if self.shown {
-            &self.path
-        } else {
-            &self.temporary
-        });
+        let Some(shown) = self.shown else {
+            let _ = fs::remove_file(&self.temporary);
+            return;
+        };
+        // Another run-with may have put its own there since.
+        let there = fs::symlink_metadata(&self.path);
+        if there.is_ok_and(|file| (file.dev(), file.ino()) == shown) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

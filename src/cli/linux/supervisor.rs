@@ -19,17 +19,19 @@
 //! sender and from run-with: no process can know that it was not sent to run-with alone.
 
 use std::ffi::c_int;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
 
 use super::super::args::{Invocation, ParentFlag};
 use super::super::{Failure, say};
-use super::guard::{self, Ending, Guard};
+use super::guard::{self, Ending, Guard, PATIENCE};
 use super::job_control::JobControl;
 use super::page::Page;
 use super::program::Program;
 use super::signals::{self, Signals};
-use super::spawn::{Command, spawn};
+use super::spawn::{Command, Starting, spawn};
 use super::status::{Event, Pidfile, StatusFd};
 use super::{inherited, is_bound};
 use crate::exit_with_parent::{Expected, Parent};
@@ -54,8 +56,8 @@ pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
     let signals = Signals::take()?;
     let mut supervisor = Supervisor::start(invocation, given, signals)?;
     let end = supervisor.run();
-    supervisor.finish(end);
-    Ok(match end {
+    supervisor.finish(end.as_ref().ok());
+    Ok(match end? {
         End::Exited(status) => status,
         End::Killed(signal) => {
             // As init of a PID namespace no signal of our own ends us.
@@ -106,12 +108,24 @@ enum End {
 struct Binding {
     parent: Parent,
     ending: Ending,
-    guard: Guard,
-    /// The parent is gone and the signal has been sent.
+    /// None between one's end and the next one's start.
+    guard: Option<Guard>,
+    /// Before this, no other guard is started.
+    next_guard: Instant,
+    /// The parent is gone, and who is to send the signal has been settled.
     gone: bool,
+    /// When to look whether it was sent, if the guard is to send it.
+    look_again: Option<Instant>,
     /// When SIGKILL follows.
     deadline: Option<Instant>,
 }
+
+/// How soon after a guard's start the next one may be started: whoever kills them all does not make
+/// run-with do nothing else.
+const GUARD_INTERVAL: Duration = Duration::from_millis(10);
+
+/// When to try again if a guard could not be started.
+const GUARD_RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Supervisor {
@@ -119,6 +133,8 @@ struct Supervisor {
     page: Shared<Page>,
     binding: Option<Binding>,
     command: Command,
+    /// Until the command has exec'ed.
+    starting: Option<Starting>,
     job: JobControl,
     forward: bool,
     status: StatusFd,
@@ -129,7 +145,7 @@ impl Supervisor {
     fn start(invocation: &Invocation, given: Given, signals: Signals) -> Result<Self, Failure> {
         let parent = open_parent(invocation, given.parent)?;
         let plan = Plan::resolve(&invocation.options).map_err(|error| Failure::caused(&error))?;
-        let mut program = Program::new(&invocation.command, std::process::id())?;
+        let program = Program::new(&invocation.command, std::process::id())?;
         let pidfile = invocation
             .pidfile
             .as_deref()
@@ -140,35 +156,39 @@ impl Supervisor {
             Some(parent) => Some(Binding::new(invocation, parent, &page)?),
             None => None,
         };
-        let original = signals.original();
-        let command = match &binding {
+        let spawned = match &binding {
             Some(binding) if binding.parent.is_gone() => Err(Failure::own("the parent is gone")),
-            _ => spawn(&plan, &mut program, &page, original, binding.is_some()),
+            _ => spawn(plan, program, &page, signals.original(), binding.is_some()),
         };
-        let command = command.inspect_err(|_| {
-            if let Some(binding) = &binding {
-                binding.guard.end();
+        let (command, starting) = spawned.inspect_err(|_| {
+            if let Some(guard) = binding.as_ref().and_then(|binding| binding.guard.as_ref()) {
+                guard.end();
             }
         })?;
-        let mut it = Self {
+        Ok(Self {
             signals,
             page,
             binding,
             command,
+            starting: Some(starting),
             job: JobControl::default(),
             forward: invocation.forward,
             status: StatusFd::new(given.status),
             pidfile,
-        };
-        drop((plan, program));
-        it.settle();
-        if let Err(failure) = it.announce() {
-            guard::kill(it.command.pidfd.as_fd(), it.command.pid);
-            let end = it.run();
-            it.finish(end);
+        })
+    }
+
+    /// The command has exec'ed, or it never will.
+    fn started(&mut self, starting: &Starting) -> Result<(), Failure> {
+        if let Some(failure) = starting.failure(&self.page) {
             return Err(failure);
         }
-        Ok(it)
+        self.settle();
+        let announced = self.announce();
+        if announced.is_err() {
+            guard::kill(self.command.pidfd.as_fd(), self.command.pid);
+        }
+        announced
     }
 
     /// Gives away what the supervisor does not need: the right to gain privileges, and descriptors
@@ -177,10 +197,8 @@ impl Supervisor {
         let _ = sys::set_no_new_privs();
         let mut keep = vec![2, self.signals.raw_fd(), self.command.pidfd.as_raw_fd()];
         if let Some(binding) = &self.binding {
-            keep.extend([
-                binding.parent.poll_fd().as_fd().as_raw_fd(),
-                binding.guard.watched(),
-            ]);
+            keep.push(binding.parent.poll_fd().as_fd().as_raw_fd());
+            keep.extend(binding.guard.iter().flat_map(Guard::raw_fds));
         }
         keep.extend(self.status.raw_fd());
         keep.extend(self.pidfile.as_ref().and_then(Pidfile::raw_fd));
@@ -202,11 +220,21 @@ impl Supervisor {
         Ok(())
     }
 
-    fn run(&mut self) -> End {
+    /// To the command's end. The error is why it was never executed, or could not be announced; it has
+    /// ended then as well.
+    fn run(&mut self) -> Result<End, Failure> {
+        let mut failed = None;
         loop {
-            if let Some(end) = self.read_signals() {
-                return end;
+            let ended = self.read_signals();
+            if ended.is_some() || self.starting.as_ref().is_some_and(Starting::is_over) {
+                if let Some(starting) = self.starting.take() {
+                    failed = self.started(&starting).err();
+                }
             }
+            if let Some(end) = ended {
+                return failed.map_or(Ok(end), Err);
+            }
+            self.keep_guarded();
             self.look_at_the_parent();
             self.wait();
         }
@@ -214,29 +242,30 @@ impl Supervisor {
 
     /// Waits until there is something to do.
     fn wait(&self) {
+        let poll = |fd: RawFd, events| libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        };
+        let exec = self.starting.as_ref().and_then(Starting::raw_fd);
         let mut fds = [
-            libc::pollfd {
-                fd: self.signals.raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            },
-            libc::pollfd {
-                fd: -1,
-                events: 0,
-                revents: 0,
-            },
+            poll(self.signals.raw_fd(), libc::POLLIN),
+            poll(exec.unwrap_or(-1), 0),
+            poll(-1, 0),
         ];
-        let mut limit = None;
+        let mut until = None;
         if let Some(binding) = &self.binding {
             if !binding.gone {
                 let parent = binding.parent.poll_fd();
-                fds[1].fd = parent.as_fd().as_raw_fd();
-                fds[1].events = parent.events().bits();
+                fds[2] = poll(parent.as_fd().as_raw_fd(), parent.events().bits());
             }
-            limit = binding
-                .deadline
-                .map(|at| at.saturating_duration_since(Instant::now()));
+            let guard = binding.guard.is_none().then_some(binding.next_guard);
+            until = [binding.deadline, binding.look_again, guard]
+                .into_iter()
+                .flatten()
+                .min();
         }
+        let limit = until.map(|at| at.saturating_duration_since(Instant::now()));
         let _ = sys::poll(&mut fds, limit);
     }
 
@@ -269,22 +298,35 @@ impl Supervisor {
                     Change::Continued => self.job.continued(),
                 }
             } else if matches!(change, Change::Exited(_) | Change::Killed(_)) {
-                self.replace_guard(pid);
+                if let Some(binding) = &mut self.binding {
+                    binding.guard.take_if(|guard| guard.pid == pid);
+                }
             }
             // Others are orphans that run-with got as init of a PID namespace: reaped by the look.
         }
         None
     }
 
-    fn replace_guard(&mut self, ended: i32) {
-        let Some(binding) = self.binding.as_mut().filter(|b| b.guard.pid == ended) else {
+    /// Starts another guard where one has ended.
+    fn keep_guarded(&mut self) {
+        let now = Instant::now();
+        let Some(binding) = &mut self.binding else {
             return;
         };
+        if binding.guard.is_some() || now < binding.next_guard {
+            return;
+        }
         match Guard::start(&self.page, &binding.parent, binding.ending) {
-            Ok(guard) => binding.guard = guard,
-            Err(errno) => say(&format!(
-                "the guard has ended and cannot be replaced: {errno}"
-            )),
+            Ok(guard) => {
+                binding.guard = Some(guard);
+                binding.next_guard = now + GUARD_INTERVAL;
+            }
+            Err(errno) => {
+                say(&format!(
+                    "the guard has ended and cannot be replaced yet: {errno}"
+                ));
+                binding.next_guard = now + GUARD_RETRY;
+            }
         }
     }
 
@@ -307,37 +349,55 @@ impl Supervisor {
     }
 
     fn look_at_the_parent(&mut self) {
+        let now = Instant::now();
         let Some(binding) = &mut self.binding else {
             return;
         };
+        let mut send = false;
         if !binding.gone && binding.parent.is_gone() {
             binding.gone = true;
             binding.deadline = binding
                 .ending
                 .kill_after
-                .and_then(|grace| Instant::now().checked_add(grace));
-            if self.page.claim_signal() {
-                guard::send(self.command.pidfd.as_fd(), binding.ending.signal);
-            }
+                .and_then(|grace| now.checked_add(grace));
+            send = self.page.claim_signal();
+            binding.look_again = (!send).then(|| now + PATIENCE);
             self.status.tell(Event::ParentExited);
         }
-        if binding.deadline.is_some_and(|at| at <= Instant::now()) {
-            binding.deadline = None;
+        if binding.look_again.take_if(|at| *at <= now).is_some() {
+            send = !self.page.is_signalled();
+        }
+        if send {
+            let signal = binding.ending.signal;
+            if let Err(errno @ Errno::EPERM) = guard::send(self.command.pidfd.as_fd(), signal) {
+                let pid = self.command.pid;
+                say(&format!(
+                    "the parent is gone: {signal} to the command (pid {pid}): {errno}"
+                ));
+            }
+            self.page.set_signalled();
+        }
+        if binding.deadline.take_if(|at| *at <= now).is_some() {
             guard::kill(self.command.pidfd.as_fd(), self.command.pid);
         }
     }
 
-    /// Leaves nothing behind.
-    fn finish(&mut self, end: End) {
+    /// Leaves nothing behind. `end`: how the command ended, if there was one.
+    fn finish(&mut self, end: Option<&End>) {
         self.page.set_done();
-        if let Some(binding) = &self.binding {
-            binding.guard.end();
+        if let Some(guard) = self
+            .binding
+            .as_ref()
+            .and_then(|binding| binding.guard.as_ref())
+        {
+            guard.end();
         }
         self.pidfile = None;
-        self.status.tell(match end {
-            End::Exited(status) => Event::Exited(status),
-            End::Killed(signal) => Event::Killed(signal),
-        });
+        match end {
+            Some(End::Exited(status)) => self.status.tell(Event::Exited(*status)),
+            Some(End::Killed(signal)) => self.status.tell(Event::Killed(*signal)),
+            None => {}
+        }
     }
 }
 
@@ -352,8 +412,10 @@ impl Binding {
         Ok(Self {
             parent,
             ending,
-            guard,
+            guard: Some(guard),
+            next_guard: Instant::now() + GUARD_INTERVAL,
             gone: false,
+            look_again: None,
             deadline: None,
         })
     }

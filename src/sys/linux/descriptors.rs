@@ -142,8 +142,3 @@ pub(crate) fn is_open(fd: i32) -> bool {
     )
     .is_ok()
 }
-
-/// Closes a descriptor by number, which nobody owns.
-pub(crate) fn close(fd: i32) {
-    let _ = plain(libc::SYS_close, [int_arg(fd), 0, 0, 0, 0, 0]);
-}

@@ -11,11 +11,11 @@ use super::{ERRNO_FREE, GuardedStack, StackError, fd_arg, int_arg, plain, syscal
 /// What a child made by [`clone_running`] shares with us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// Nothing, and we are held until the child has exec'ed or ended (CLONE_VFORK without CLONE_VM:
-    /// its memory is a copy, so whatever it does to its credentials concerns nobody else).
-    NothingUntilExec,
+    /// Nothing: a fork. We go on at once.
+    Nothing,
     /// The memory, and we are held until the child has exec'ed or ended: a vfork, on a stack of its
-    /// own. Not for a child that changes its credentials: the new user could hold it up, and us.
+    /// own. Not for a child that changes its credentials, as the new user could hold it up, and us;
+    /// nor where a terminal could stop it before its exec.
     MemoryUntilExec,
     /// The descriptor table: what either opens or closes, the other has open or closed.
     Descriptors,
@@ -41,9 +41,9 @@ pub(crate) fn clone_running<F: FnOnce() -> Never>(
 ) -> Result<i32, Errno> {
     let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
     match share {
-        Share::NothingUntilExec => clone(flags | libc::CLONE_VFORK, pidfd, run),
+        Share::Nothing => clone(flags, pidfd, run),
         Share::Descriptors => clone(flags | libc::CLONE_FILES, pidfd, run),
-        Share::MemoryUntilExec if !ERRNO_FREE => clone(flags | libc::CLONE_VFORK, pidfd, run),
+        Share::MemoryUntilExec if !ERRNO_FREE => clone(flags, pidfd, run),
         Share::MemoryUntilExec => {
             clone_on_stack(flags | libc::CLONE_VFORK | libc::CLONE_VM, pidfd, run)
         }

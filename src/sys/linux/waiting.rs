@@ -80,6 +80,15 @@ pub(crate) fn reap_pid(pid: i32) {
     while plain(libc::SYS_waitid, args) == Err(Errno::EINTR) {}
 }
 
+/// Reaps a child that has ended, if it has and nobody traces it.
+pub(crate) fn reap_ended(pidfd: BorrowedFd<'_>) {
+    let options = int_arg(libc::WEXITED | libc::WNOHANG);
+    let _ = plain(
+        libc::SYS_waitid,
+        [libc::P_PIDFD as usize, fd_arg(pidfd), 0, options, 0, 0],
+    );
+}
+
 /// Takes a POSIX write lock on the whole file, waiting for it if `wait` is set.
 ///
 /// fcntl_locking(2): the owner is the table of descriptors, that is the process. Held by another
