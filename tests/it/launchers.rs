@@ -143,7 +143,13 @@ pub fn launch(args: Vec<OsString>) -> i32 {
     if launch.new_pid_namespace {
         unshare(libc::CLONE_NEWPID);
         if launch.holder {
-            role("idle").arg("holder").spawn().unwrap();
+            // Without our output: whoever reads that to its end does not wait for the holder.
+            role("idle")
+                .arg("holder")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
         }
     }
     let mut command = launch.command(given.as_ref().map(|(fd, _)| fd.as_raw_fd()));

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{HANG, Outcome};
+use crate::ensure;
 
 /// A pidfd: says when the process is gone, and signals no other.
 #[derive(Debug)]
