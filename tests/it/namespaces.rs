@@ -404,6 +404,12 @@ fn descriptors_refused() -> Outcome {
     )?;
     refused(
         &Tag::new(),
+        &["--parent-fd", "100", "--status-fd", "100"],
+        &[(&reader, 100)],
+        "the same descriptor",
+    )?;
+    refused(
+        &Tag::new(),
         &["--parent-fd", "100", "--expect-parent", "1"],
         &[(&reader, 100)],
         "both say who the parent is",

@@ -33,8 +33,14 @@ use crate::sys::linux::{self as sys, Change, Received, Share, Shared};
 
 /// Runs the command to its end; the answer is the exit status.
 pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
+    // Before any descriptor of our own could be taken for one that was to be inherited.
+    let status_fd = invocation
+        .status_fd
+        .map(|fd| inherited("status-fd", fd))
+        .transpose()?;
+    let parent = open_parent(invocation)?;
     let signals = Signals::take()?;
-    let mut supervisor = Supervisor::start(invocation, signals)?;
+    let mut supervisor = Supervisor::start(invocation, signals, status_fd, parent)?;
     let end = supervisor.run();
     supervisor.finish(end);
     Ok(match end {
@@ -88,12 +94,12 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(invocation: &Invocation, signals: Signals) -> Result<Self, Failure> {
-        let status_fd = invocation
-            .status_fd
-            .map(|fd| inherited("status-fd", fd))
-            .transpose()?;
-        let parent = open_parent(invocation)?;
+    fn start(
+        invocation: &Invocation,
+        signals: Signals,
+        status_fd: Option<OwnedFd>,
+        parent: Option<Parent>,
+    ) -> Result<Self, Failure> {
         let plan = Plan::resolve(&invocation.options).map_err(|error| Failure::caused(&error))?;
         let mut program = Program::new(&invocation.command, std::process::id())?;
         let pidfile = invocation
