@@ -3,6 +3,11 @@
 //! Each is a process of its own that starts with one thread. Those a test waits for give themselves a
 //! name (`comm`) once they are ready, and end only when they are told to or killed.
 
+#![allow(
+    clippy::zombie_processes,
+    reason = "launchers leave children behind: that is what is tested"
+)]
+
 use std::ffi::{CStr, CString, OsString};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
