@@ -15,9 +15,11 @@ use crate::support::{Need, Outcome, SURVIVES, Tag, Witness, test};
 
 const ROOT: &[Need] = &[Need::Root];
 
+type Body = fn() -> Outcome;
+
 /// All tests of this module.
 pub fn tests() -> Vec<Trial> {
-    let rooted: [(&str, fn() -> Outcome); 8] = [
+    let rooted: [(&str, Body); 8] = [
         ("outer_parent", outer_parent),
         ("outer_parent_by_descriptor", outer_parent_by_descriptor),
         ("pid_1_status", pid_1_status),
@@ -27,7 +29,7 @@ pub fn tests() -> Vec<Trial> {
         ("recycled_pid", recycled_pid),
         ("recycled_pid_library", recycled_pid_library),
     ];
-    let plain: [(&str, fn() -> Outcome); 6] = [
+    let plain: [(&str, Body); 6] = [
         ("parent_already_gone", parent_already_gone),
         ("pid_already_gone", pid_already_gone),
         ("subreaper_told", subreaper_told),
@@ -36,9 +38,7 @@ pub fn tests() -> Vec<Trial> {
         ("descriptor_accepted", descriptor_accepted),
     ];
     let with = |needs: &'static [Need]| {
-        move |(name, body): (&str, fn() -> Outcome)| {
-            test(&format!("namespaces::{name}"), needs, body)
-        }
+        move |(name, body): (&str, Body)| test(&format!("namespaces::{name}"), needs, body)
     };
     let rooted = rooted.into_iter().map(with(ROOT));
     rooted.chain(plain.into_iter().map(with(&[]))).collect()
@@ -286,6 +286,9 @@ fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
 }
 
+/// A descriptor, and the number under which it is passed on.
+type Passed<'a> = (&'a OwnedFd, RawFd);
+
 /// Passes `fd` on as `number`.
 fn pass(command: &mut Command, fd: &OwnedFd, number: RawFd) {
     let fd = fd.as_raw_fd();
@@ -302,7 +305,7 @@ fn pass(command: &mut Command, fd: &OwnedFd, number: RawFd) {
 }
 
 /// run-with is refused its parent: status 125, this message, and the command does not start.
-fn refused(tag: &Tag, flags: &[&str], fds: &[(&OwnedFd, RawFd)], message: &str) -> Outcome {
+fn refused(tag: &Tag, flags: &[&str], fds: &[Passed<'_>], message: &str) -> Outcome {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("ran");
     let mut command = tag.run_with();
@@ -373,7 +376,7 @@ fn pidfd_of(pid: i32) -> Result<OwnedFd, Box<dyn std::error::Error>> {
 fn descriptors_refused() -> Outcome {
     let (reader, writer) = pipe()?;
     let file = OwnedFd::from(tempfile::tempfile()?);
-    let cases: [(&str, &[(&OwnedFd, RawFd)], &str); 8] = [
+    let cases: [(&str, &[Passed<'_>], &str); 8] = [
         ("100", &[(&file, 100)], "descriptor 100 is neither"),
         (
             "100",
