@@ -18,7 +18,7 @@ use crate::run_with::{OptionError, PrepareError, StepError};
     reason = "the crate's one error, as std::io::Error is io's"
 )]
 pub enum Error {
-    /// [`exit_with_parent`](crate::exit_with_parent).
+    /// [`exit_with_parent`](mod@crate::exit_with_parent).
     ExitWithParent(ArmError),
     /// [`privileges`](crate::privileges): a user that cannot be resolved.
     Privileges(PrivilegeError),

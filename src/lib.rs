@@ -4,11 +4,13 @@
 //! server, a worker daemon. When the parent is gone, for whatever reason, the captive is to be gone
 //! too. This crate is for both sides of that bargain, and each part can be used alone:
 //!
-//! - [`exit_with_parent`]: called by the captive itself, early in `main`.
+//! - [`exit_with_parent`](mod@exit_with_parent): called by the captive itself, early in `main`.
 //! - [`privileges`]: resolve a user while names can be looked up, become that user later, prove it.
 //! - [`async_teardown`]: be waitable at once however much memory the process had (Linux).
 //! - [`run_with`]: the three together as QEMU's `-run-with` option string, resolved while the
 //!   process is privileged and applied in one order, written once.
+//! - `clap` (feature `clap`): `--exit-with-parent` and `--run-with OPTIONS` for programs that parse
+//!   their command line with clap's derive. Such a program, written out, is `docs/daemons.md`.
 //! - the program `run-with` (feature `cli`): all of it for programs that know nothing of this crate.
 //!
 //! ```no_run
@@ -36,6 +38,10 @@ pub mod async_teardown;
 pub mod exit_with_parent;
 pub mod privileges;
 pub mod run_with;
+
+#[cfg(feature = "clap")]
+#[cfg_attr(docsrs, doc(cfg(feature = "clap")))]
+pub mod clap;
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]

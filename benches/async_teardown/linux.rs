@@ -28,7 +28,7 @@ struct Times {
     memory: Option<Duration>,
 }
 
-pub fn main() {
+pub(crate) fn main() {
     let mut args = std::env::args().skip(1);
     if args.next().is_some_and(|first| first == "--child") {
         let how = args.next().unwrap();
@@ -105,7 +105,7 @@ fn ratio(a: &[Times], b: &[Times], time: fn(&Times) -> Option<Duration>) -> Stri
     let mut each: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a / b).collect();
     each.sort_by(f64::total_cmp);
     format!(
-        "{:.3} ({:.3} to {:.3})",
+        "{:.4} ({:.4} to {:.4})",
         median(a) / median(b),
         each[0],
         each[each.len() - 1]
@@ -201,6 +201,8 @@ fn run(variant: Variant, mib: usize) -> Times {
     signal(&process, libc::SIGKILL);
     assert!(gone(&process, NEVER * 6), "{variant:?} does not die");
     let waitable = killed.elapsed();
+    // As any parent does.
+    child.0.wait().unwrap();
     let mut memory = Some(waitable);
     if let Some(helper) = helper {
         memory = gone(&helper, NEVER).then(|| killed.elapsed());

@@ -6,15 +6,16 @@ use std::ffi::{c_int, c_void};
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::{Step, TeardownError};
-use crate::sys::linux as sys;
+use crate::sys::linux::{self as sys, GuardedStack, StackError};
 
 /// The pid of the process whose helper was started and not ended; 0 for none. A forked child has
 /// another pid, so what it inherited here says nothing about it.
@@ -26,6 +27,10 @@ const STACK: usize = 32 * 1024;
 /// How long a process may take from closing the lock's file to being waitable; microseconds, unless
 /// closing another descriptor takes time. After an exec the old image stays this much longer.
 const LAST_STEPS: Duration = Duration::from_millis(100);
+
+/// How long the process's parent may take to reap it before the helper goes on regardless. The
+/// parent of a process usually waits for it; one that does not costs the memory this much time.
+const REAPER_FIRST: Duration = Duration::from_millis(5);
 
 /// The helper is on its way.
 const STARTING: u32 = 1;
@@ -57,41 +62,20 @@ const STEPS: [Step; 4] = [
     Step::FindLock,
 ];
 
-/// Guard page, stack and [`Shared`], in this order. Unmapped on drop.
+/// The helper's stack with [`Shared`] above it.
 #[derive(Debug)]
-struct Mapping {
-    base: NonNull<c_void>,
-    length: usize,
-}
-
-// SAFETY: an address and a length of memory that no thread owns; what is shared there is atomic or
-// written before the helper exists.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; `&Mapping` gives access to `Shared` only, by shared reference.
-unsafe impl Sync for Mapping {}
+struct Mapping(GuardedStack);
 
 impl Mapping {
     fn new(shared: Shared) -> Result<Self, TeardownError> {
-        // SAFETY: sysconf takes and touches no memory of ours.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        let page = usize::try_from(page).unwrap_or(64 * 1024);
-        let length = page + (STACK + size_of::<Shared>()).next_multiple_of(page);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping where the kernel likes.
-        let base = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
-        let base = match NonNull::new(base) {
-            Some(base) if base.as_ptr() != libc::MAP_FAILED => base,
-            _ => return Err(failed(Step::MapStack, Errno::last())),
-        };
-        let mapping = Self { base, length };
-        // SAFETY: the first page of our own mapping, which nothing uses.
-        if unsafe { libc::mprotect(base.as_ptr(), page, libc::PROT_NONE) } != 0 {
-            return Err(failed(Step::GuardStack, Errno::last()));
-        }
-        // A forked child has no use for it. Not vital: an old kernel's refusal costs two pages.
-        // SAFETY: our own mapping; the advice changes nothing in this process.
-        unsafe { libc::madvise(base.as_ptr(), length, libc::MADV_DONTFORK) };
+        let stack =
+            GuardedStack::new(STACK + size_of::<Shared>()).map_err(|error| match error {
+                StackError::Map(errno) => failed(Step::MapStack, errno),
+                StackError::Guard(errno) => failed(Step::GuardStack, errno),
+            })?;
+        // A forked child has no use for it.
+        stack.dont_fork();
+        let mapping = Self(stack);
         // SAFETY: inside the writable part, aligned (the end is page-aligned, the size a multiple
         // of the alignment), and nobody else knows the address yet.
         unsafe { mapping.place().write(shared) };
@@ -100,20 +84,12 @@ impl Mapping {
 
     /// Where [`Shared`] is; the stack ends there and grows down.
     fn place(&self) -> *mut Shared {
-        let end = self.base.as_ptr().cast::<u8>().wrapping_add(self.length);
-        end.wrapping_sub(size_of::<Shared>()).cast()
+        self.0.top().wrapping_byte_sub(size_of::<Shared>()).cast()
     }
 
     fn shared(&self) -> &Shared {
         // SAFETY: written in `new`, mapped as long as `self`; from then on only atomics change.
         unsafe { &*self.place() }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: ours alone; dropped only when the helper never was or has been reaped.
-        unsafe { libc::munmap(self.base.as_ptr(), self.length) };
     }
 }
 
@@ -192,6 +168,10 @@ pub(super) fn start() -> Result<Helper, TeardownError> {
     if before == owner {
         return Err(TeardownError::AlreadyRunning);
     }
+    let errno = Errno::last_raw();
+    reap_left_over(owner);
+    // "No such child" is the usual answer there, and none of the caller's business.
+    Errno::set_raw(errno);
     let started = start_unclaimed(owner);
     if started.is_err() {
         STARTED_BY.store(0, Ordering::Release);
@@ -239,6 +219,24 @@ fn start_unclaimed(owner: i32) -> Result<Helper, TeardownError> {
         pid,
         resources: ManuallyDrop::new(resources),
     })
+}
+
+/// Reaps the helpers of what this process was before it executed this program.
+///
+/// `__WCLONE` is for children whose exit signal is not SIGCHLD, of which most programs have no
+/// others; at the first zombie that is not a helper this stops.
+fn reap_left_over(owner: i32) {
+    let zombies = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WCLONE;
+    let named = name(owner);
+    let named = named.split(|b| *b == 0).next().unwrap_or_default();
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) =
+        waitid(Id::All, zombies | WaitPidFlag::WNOWAIT)
+    {
+        let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if comm.strip_suffix(b"\n") != Some(named) || waitid(Id::Pid(pid), zombies).is_err() {
+            return;
+        }
+    }
 }
 
 fn failed(step: Step, errno: Errno) -> TeardownError {
@@ -316,9 +314,12 @@ extern "C" fn helper(shared: *mut c_void) -> c_int {
             // No signal handler can run here; a stop and continue restarts the call. Any other
             // answer is the end: better too early than never.
             while sys::lock_file(lock, true) == Err(Errno::EINTR) {}
-            // A process that exits closes its descriptors before it is waitable. To free its memory
-            // between the two would compete with it for the processor and hold it up.
-            let _ = sys::readable_within(process, LAST_STEPS);
+            // A process that exits closes its descriptors before it is waitable, and who waits for
+            // it has to run. To free memory meanwhile would compete with both for the processor:
+            // a kernel that does not preempt its own work lets them wait for a clock tick.
+            if sys::poll_within(process, libc::POLLIN, LAST_STEPS) == Ok(true) {
+                let _ = sys::poll_within(process, 0, REAPER_FIRST);
+            }
         }
         Err((step, errno)) => {
             shared.step.store(step, Ordering::Relaxed);

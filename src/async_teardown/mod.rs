@@ -15,24 +15,37 @@
 //! - It has a session of its own: a SIGKILL for the main process's process group does not hit it.
 //! - It is a child of the main process with exit signal 0: `wait` and `waitpid(-1)` do not see it
 //!   (`__WALL` does), and no SIGCHLD comes from it. When the main process is gone, init or the
-//!   nearest subreaper inherits and reaps it. Should it be killed earlier, its zombie stays until
-//!   [`Teardown::end`] or the main process's end.
-//! - It keeps one descriptor, the one it waits on, and closes its copies of all others: a pipe held
+//!   nearest subreaper inherits and reaps it, like any orphan. Should it be killed earlier, its
+//!   zombie stays until [`Teardown::end`] or the main process's end.
+//! - It keeps two descriptors, those it waits on, and closes its copies of all others: a pipe held
 //!   by the main process reads as ended when the main process is.
 //!
 //! # What it waits on
 //!
-//! A POSIX record lock, which the main process holds on a memory file; the helper sleeps in
+//! First a POSIX record lock, which the main process holds on a memory file; the helper sleeps in
 //! `fcntl(F_SETLKW)`, with no timeout and nothing to poll. The kernel releases such a lock when the
 //! process that took it exits *or* closes the descriptor, and the descriptor is close-on-exec, so
 //! that one wait covers both an exit and an exec: after an exec the helper ends too, instead of
 //! keeping the old image in memory. A pidfd alone would not see the exec. A close-on-exec pipe
-//! would, but not while some forked child still holds a copy of its write end; the lock is not
-//! inherited. The price is that a main process that closes descriptors it does not know
-//! (closefrom(3)), or opens and closes this file through `/proc/self/fd`, ends the helper, and is
-//! then torn down like any other process: [`Teardown::is_running`] tells. The lock belongs to
-//! the table of descriptors, so a process made with `clone(CLONE_FILES)` without `CLONE_THREAD`
-//! holds it as well.
+//! would, but not while some forked child still holds a copy of its write end (a server that execs
+//! its next version beside its workers); the lock is not inherited.
+//!
+//! Then a pidfd of the main process, with a limit. A process closes its descriptors some steps
+//! before it is waitable, and whoever waits for it then has to run; a kernel that does not preempt
+//! its own work makes both wait for a clock tick if the helper frees memory on the same processor.
+//! So it lets them go first: until the process is reaped, or for 5 ms (Linux before 6.9 does not
+//! say when a process is reaped: always 5 ms). No signal and no permission is involved.
+//!
+//! The price of the lock:
+//!
+//! - A main process that closes descriptors it does not know (closefrom(3)), or opens and closes
+//!   this file through `/proc/self/fd`, ends the helper within 100 ms, and is then torn down like
+//!   any other process. [`Teardown::is_running`] tells.
+//! - After an exec the old image goes within 100 ms. The helper's zombie remains with the program
+//!   that was executed, which gets one SIGCHLD for it (and has no zombie if it ignores SIGCHLD);
+//!   [`start`] in the new program reaps it. [`Teardown::end`] before the exec avoids all of that.
+//! - The lock belongs to the table of descriptors: a process made with `clone(CLONE_FILES)` but
+//!   without `CLONE_THREAD` that outlives the main process keeps the helper, and the memory.
 //!
 //! # What it does not help against
 //!

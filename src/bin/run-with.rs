@@ -10,6 +10,11 @@
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 
+// Before the standard library asks for the shared one: see build.rs.
+#[cfg(captive_static_unwinder)]
+#[link(name = "gcc_eh")]
+unsafe extern "C" {}
+
 /// C's `main`.
 ///
 /// # Safety

@@ -39,15 +39,20 @@ fn usage(flag: &Flag) -> String {
         .map_or_else(String::new, |value| format!(" {value}"));
     format!("{short}--{}{value}", flag.long)
 }
-pub(super) fn man() -> String {
-    help()
-}
-pub(super) fn bash() -> String {
-    help()
-}
-pub(super) fn zsh() -> String {
-    help()
-}
-pub(super) fn fish() -> String {
-    help()
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_and_key_is_there() {
+        let help = help();
+        for flag in FLAGS {
+            assert!(help.contains(&usage(flag)), "{}", flag.long);
+            assert!(help.contains(flag.help), "{}", flag.long);
+        }
+        for key in KEYS {
+            assert!(help.contains(key.summary), "{}", key.name);
+        }
+    }
 }

@@ -3,16 +3,27 @@
 //! The program's code is here, and not in `src/bin`, so that its flags, man page and state machine
 //! can be tested like any other module; it is no part of the crate's public interface.
 //!
-//! `run-with` stays as a small supervisor ([`supervise`](platform::supervise)) or, with `--exec`,
+//! `run-with` stays as a small supervisor (`supervise` in the platform file) or, with `--exec`,
 //! becomes the command. Exit statuses are env(1)'s: the command's own; 125 for a failure of run-with
 //! itself, 126 for a command that cannot be executed, 127 for one that is not found.
 
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(
+        dead_code,
+        reason = "flags are read everywhere, the supervisor is Linux's"
+    )
+)]
+
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 mod args;
 mod flags;
+mod generate;
 mod help;
 mod mechanisms;
 mod systemd;
@@ -27,7 +38,7 @@ cfg_if::cfg_if! {
     }
 }
 
-use args::{Generated, Mode, Request};
+use args::{Mode, Request};
 
 /// run-with itself failed.
 const FAILED: i32 = 125;
@@ -75,12 +86,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(Request::Version) => print(concat!("run-with ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Request::Keys(table)) => print(&format!("{table}\n")),
         Ok(Request::Mechanisms { json }) => print(&mechanisms::report(json)),
-        Ok(Request::Generate(kind)) => print(&match kind {
-            Generated::Man => help::man(),
-            Generated::Bash => help::bash(),
-            Generated::Zsh => help::zsh(),
-            Generated::Fish => help::fish(),
-        }),
+        Ok(Request::Generate(kind)) => print(&generate::generate(kind)),
         Ok(Request::Run(invocation)) => match invocation.mode {
             Mode::Supervise => platform::supervise(&invocation),
             Mode::Exec => platform::become_command(&invocation),
@@ -92,11 +98,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
     })
 }
 
-/// Writes an answer to standard output; a reader that has gone makes it a failure.
+/// Writes an answer to standard output; nobody there to read it makes it a failure.
 fn print(text: &str) -> Result<i32, Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written
+    // Not through std's stdout, which takes a closed descriptor for a place where all is well.
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    out.and_then(|out| File::from(out).write_all(text.as_bytes()))
         .map(|()| 0)
         .map_err(|error| Failure::own(format!("standard output: {error}")))
 }

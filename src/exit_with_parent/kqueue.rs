@@ -6,7 +6,9 @@
 //!   parent's exit. Arming succeeds only after registration. ESRCH then is the parent's exit.
 //! - getppid is read before registration, so that a stranger's pid is never registered, and again
 //!   after it: if the parent is still the same, its pid was not reused in between, since a child is
-//!   given to another parent before a pid can be free.
+//!   given to another parent before a pid can be free. An exit in progress is not missed either:
+//!   NetBSD holds proc_lock from NOTE_EXIT until the children have their new parent, and OpenBSD
+//!   takes the pid out of its table (ESRCH) before both (exit1() in their kern_exit.c).
 //! - The queue is not inherited by fork (kqueue(2)) and is close-on-exec. In a forked child the
 //!   original parent is but a number that may mean anybody, so only a pipe can be armed again there.
 //! - A change of our credentials changes nothing: they are looked at when registering. NetBSD and
@@ -87,6 +89,7 @@ impl Armed {
         };
         let mut limits = vec![
             Limit::Stopped,
+            // Not on OpenBSD, whose reaper frees the memory later.
             Limit::ParentsMemory,
             Limit::Fork,
             Limit::ParentsExec,

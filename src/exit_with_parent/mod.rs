@@ -326,6 +326,9 @@ impl Armed {
     /// In a forked child of a program with several threads this allocates and starts a thread; the
     /// usual caution of fork(2) applies.
     ///
+    /// In a forked child call it before any closefrom(3): it needs the parent's descriptor, which the
+    /// child has from this process.
+    ///
     /// # Errors
     /// [`ArmError::ParentGone`] if the parent ended meanwhile; [`ArmError::NeedsWatcher`] in a forked
     /// child if only the parent-death signal was armed: that one can only mean the direct parent.
@@ -335,8 +338,18 @@ impl Armed {
 
     /// Ends the binding: the parent's exit no longer concerns this process.
     ///
+    /// What has been ended can be neither asked nor ended again:
+    ///
+    /// ```compile_fail,E0382
+    /// let mut armed = captive::exit_with_parent()?;
+    /// armed.disarm()?;
+    /// armed.rearm()?; // there is no binding any more
+    /// # Ok::<(), captive::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// The system's refusal, by step; the binding may stand then.
+    /// The system's refusal, by step; the binding may stand then. EBADF after a closefrom(3), which the
+    /// watch survives and this handle does not (Linux; told by kcmp(2)).
     pub fn disarm(self) -> Result<(), ArmError> {
         self.0.disarm()
     }

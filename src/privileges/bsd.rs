@@ -82,12 +82,11 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
 /// chroot(2) to an open directory, and into it. On failure the working directory is what it was.
 pub(crate) fn enter_root(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let before = nix::fcntl::open(".", flags, Mode::empty());
+    // Without a way back nothing is begun.
+    let before = nix::fcntl::open(".", flags, Mode::empty())?;
     unistd::fchdir(dir)?;
     unistd::chroot(".").inspect_err(|_| {
-        if let Ok(before) = &before {
-            let _ = unistd::fchdir(before);
-        }
+        let _ = unistd::fchdir(&before);
     })
 }
 

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -13,6 +14,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::{self, Gid, Uid};
 
 use super::{Identity, NotDropped};
+use crate::sys::linux as sys;
+
+/// How long a thread may take over its last instructions before it counts as one that stays.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// getgrouplist(3), the primary group included.
 pub(super) fn group_list(user: &CStr, gid: u32) -> Result<Vec<u32>, Errno> {
@@ -31,12 +36,11 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
 /// directory is what it was; on success it is the new root, seen from the old one, until chdir.
 pub(crate) fn enter_root(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let before = nix::fcntl::open(".", flags, Mode::empty());
+    // Without a way back nothing is begun.
+    let before = nix::fcntl::open(".", flags, Mode::empty())?;
     unistd::fchdir(dir)?;
     unistd::chroot(".").inspect_err(|_| {
-        if let Ok(before) = &before {
-            let _ = unistd::fchdir(before);
-        }
+        let _ = unistd::fchdir(&before);
     })
 }
 
@@ -80,14 +84,30 @@ impl Threads {
             tids.extend(name.parse::<u32>());
         }
         for tid in tids {
-            match self.status(tid) {
-                Ok(status) => check_thread(tid, &status, identity)?,
-                // It has ended since.
-                Err(Errno::ENOENT | Errno::ESRCH) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            self.prove_thread(tid, identity)?;
         }
         Ok(())
+    }
+
+    /// A thread that is just ending is left alone by the C library when it changes all its threads
+    /// (it will run nothing more), and has the old ids for a moment: what looks wrong is looked at
+    /// again until it has ended, or is wrong for good.
+    fn prove_thread(&self, tid: u32, identity: &Identity) -> Result<(), ProofError> {
+        let deadline = Instant::now() + ENDING;
+        loop {
+            let found = match self.status(tid) {
+                Ok(status) => check_thread(tid, &status, identity),
+                // It has ended since.
+                Err(Errno::ENOENT | Errno::ESRCH) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            };
+            // The calling thread does not end.
+            let ending = u32::try_from(sys::gettid()) != Ok(tid) && Instant::now() < deadline;
+            if found.is_ok() || !ending {
+                return Ok(found?);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn status(&self, tid: u32) -> Result<String, Errno> {
@@ -165,6 +185,7 @@ fn check_thread(tid: u32, status: &str, identity: &Identity) -> Result<(), NotDr
 #[cfg(feature = "cli")]
 pub(crate) mod in_child {
     use std::os::fd::BorrowedFd;
+    use std::sync::atomic::AtomicU32;
 
     use nix::errno::Errno;
 
@@ -183,10 +204,17 @@ pub(crate) mod in_child {
 
     pub(crate) use sys::{set_gid, set_groups, set_uid};
 
-    /// One thread, so its own credentials are all there are.
-    pub(crate) fn prove_dropped(uid: u32, gid: u32) -> Result<(), Errno> {
+    /// One thread, so its own credentials are all there are. `room` is as long as `groups`, which are
+    /// sorted.
+    pub(crate) fn prove_dropped(
+        uid: u32,
+        gid: u32,
+        groups: &[u32],
+        room: &[AtomicU32],
+    ) -> Result<(), Errno> {
         let regained = sys::set_uid(0).is_ok();
-        let ids = sys::uids()? == [uid; 3] && sys::gids()? == [gid; 3];
+        let ids =
+            sys::uids()? == [uid; 3] && sys::gids()? == [gid; 3] && sys::has_groups(groups, room)?;
         if regained || !ids || sys::has_permitted_capabilities()? {
             return Err(Errno::EPERM);
         }

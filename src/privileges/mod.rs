@@ -14,9 +14,11 @@
 //! - root cannot be regained: `setuid(0)` was tried and refused, and no thread has a capability left
 //!   (capabilities survive where the caller was not root, or had set `SECBIT_KEEP_CAPS`).
 //!
-//! Not covered: descriptors opened before keep the rights they were opened with, and a thread with
-//! capabilities that hides from `/proc/self/task` by racing the look. A target of uid 0 is refused:
-//! that drops nothing.
+//! Not covered: descriptors opened before keep the rights they were opened with; a thread with
+//! capabilities that hides from `/proc/self/task` by racing the look; a thread that gave itself a root
+//! directory of its own (`unshare(CLONE_FS)`), which a chroot does not reach. Where a change fails in
+//! some threads and not in others, the C library aborts the process (glibc). A target of uid 0 is
+//! refused: that drops nothing.
 
 mod error;
 mod identity;

@@ -18,19 +18,33 @@
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
     clippy::print_stderr,
-    clippy::print_stdout
+    clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::zombie_processes,
+    clippy::incompatible_msrv
 )]
 
 #[macro_use]
 mod support;
 
+mod arming;
+mod examples;
+mod generated;
 mod grammar;
 mod launchers;
+mod mechanisms;
 mod namespaces;
 mod orphans;
+mod peers;
+mod plan;
+mod privileges;
+mod races;
 mod roles;
+mod statuses;
 mod teardown;
+mod terminal;
 mod threads;
+mod transparency;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -42,10 +56,21 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
+    trials.extend(arming::tests());
+    trials.extend(examples::tests());
+    trials.extend(generated::tests());
     trials.extend(grammar::tests());
+    trials.extend(mechanisms::tests());
+    trials.extend(statuses::tests());
+    trials.extend(plan::tests());
+    trials.extend(privileges::tests());
+    trials.extend(races::tests());
+    trials.extend(peers::tests());
+    trials.extend(teardown::tests());
+    trials.extend(terminal::tests());
+    trials.extend(transparency::tests());
     trials.extend(namespaces::tests());
     trials.extend(orphans::tests());
-    trials.extend(teardown::tests());
     trials.extend(threads::tests());
     libtest_mimic::run(&arguments, trials).exit();
 }

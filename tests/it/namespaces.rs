@@ -270,7 +270,7 @@ fn recycled_pid_library() -> Outcome {
         let (out, err) = recycle(&[
             this,
             "--role",
-            "captive",
+            "bound-captive",
             mechanism,
             "--expect-parent",
             "{pid}",
@@ -513,7 +513,18 @@ fn subreaper_told() -> Outcome {
         ]
         .to_vec()
     };
-    let captive = |flag, value| [this, "--role", "captive", "--note", "FILE", flag, value].to_vec();
+    let captive = |flag, value| {
+        [
+            this,
+            "--role",
+            "bound-captive",
+            "--note",
+            "FILE",
+            flag,
+            value,
+        ]
+        .to_vec()
+    };
     let cases: [(&[&str], Vec<&str>); 6] = [
         (&[], run_with("--expect-parent", "{pid}")),
         (&["--fd", "pidfd"], run_with("--parent-fd", "{fd}")),
@@ -550,7 +561,7 @@ fn subreaper_untold() -> Outcome {
         ),
         (
             "captive",
-            [this, "--role", "captive", "--note", "FILE"].to_vec(),
+            [this, "--role", "bound-captive", "--note", "FILE"].to_vec(),
         ),
     ];
     for (comm, command) in cases {

@@ -22,7 +22,7 @@ use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("teardown::waitable_while_the_memory_is_held", &[], order),
         test("teardown::off_nothing_holds_the_memory", &[], order_off),
@@ -50,6 +50,7 @@ pub fn tests() -> Vec<Trial> {
         test("teardown::exec_with_a_forked_child", &[], || {
             exec("exec", true)
         }),
+        test("teardown::exec_zombie", &[], exec_zombie),
         test("teardown::closefrom", &[], closefrom),
         test("teardown::fork", &[], forked_handle),
         test("teardown::second_start", &[], second_start),
@@ -416,6 +417,22 @@ fn exec(how: &str, with_child: bool) -> Outcome {
     );
     main.kill()?;
     leaves(&helper)
+}
+
+/// The zombie stays with the new program, unless that ignores SIGCHLD, until it starts its own.
+fn exec_zombie() -> Outcome {
+    let tag = Tag::new();
+    let (mut main, helper) = Main::started(&tag, 1)?;
+    main.tell("exec-self")?;
+    ensure!(helper.gone(), "the helper keeps the old image");
+    main.expect("wait", "Err(ECHILD)")?;
+    ensure!(state(helper.pid) == Some('Z'), "{:?}", state(helper.pid));
+    let next = main.start()?;
+    ensure!(state(helper.pid).is_none(), "{:?}", state(helper.pid));
+    main.expect("ignore-children", "ignored")?;
+    main.tell("exec-self")?;
+    ensure!(next.gone(), "the helper keeps the old image");
+    eventually("no zombie", || state(next.pid).is_none())
 }
 
 fn closefrom() -> Outcome {

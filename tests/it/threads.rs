@@ -135,7 +135,7 @@ fn stage(bound: Bound, from_thread: bool) -> Result<Scene, Box<dyn std::error::E
         By::Library => {
             launcher
                 .arg(std::env::current_exe()?)
-                .args(["--role", "captive"]);
+                .args(["--role", "bound"]);
             "captive"
         }
     };
@@ -266,7 +266,7 @@ fn signal_from_a_thread() -> Outcome {
     for mechanism in ["--signal-mechanism", "--second-line"] {
         let tag = Tag::new();
         let output = tag
-            .role("captive")
+            .role("bound")
             .args(["--from-thread", mechanism])
             .stdin(Stdio::null())
             .output()?;

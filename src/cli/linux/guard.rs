@@ -56,6 +56,8 @@ impl Guard {
         ending: Ending,
     ) -> Result<Self, Errno> {
         let supervisor = sys::pidfd_open(sys::getpid())?;
+        // Where a filter refuses it (seccomp) nobody could end the command: better to say so now.
+        sys::pidfd_send_signal(supervisor.as_fd(), 0)?;
         let parent = parent.poll_fd();
         let watch = Watch {
             page,
@@ -73,6 +75,13 @@ impl Guard {
             }
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Ends the guard and reaps it, so that nobody else has to: our own child until then, so the pid
+    /// is its.
+    pub(super) fn end(&self) {
+        let _ = sys::kill(self.pid, libc::SIGKILL);
+        sys::reap_pid(self.pid);
     }
 
     /// The descriptor that must stay open for the guard.

@@ -9,13 +9,17 @@ use super::{Failure, systemd};
 use crate::sys::linux as sys;
 
 mod guard;
+mod job_control;
+mod mechanisms;
 mod page;
 mod program;
 mod replace;
 mod signals;
+mod spawn;
 mod status;
 mod supervisor;
 
+pub(super) use mechanisms::survey;
 pub(super) use replace::become_command;
 pub(super) use supervisor::supervise;
 

@@ -46,20 +46,13 @@ impl Program {
         for arg in command {
             argv.push(c_string(arg)?);
         }
-        let mut environment = Vec::new();
+        let mut environment = sys::environment();
         let mut own_pid = Vec::new();
-        for (key, value) in env::vars_os() {
-            let key_len = key.len();
-            let is_pid = systemd::PID_VARIABLES.iter().any(|name| key == *name);
-            let mut entry = key;
-            entry.push("=");
-            if is_pid && systemd::names(Some(&value), pid) {
-                own_pid.push((environment.len(), key_len + 1));
-                entry.push(PID_DIGITS);
-            } else {
-                entry.push(&value);
+        for (index, entry) in environment.iter_mut().enumerate() {
+            if let Some(name) = pid_variable(entry.as_bytes(), pid) {
+                own_pid.push((index, name.len() + 1));
+                *entry = c_string(format!("{name}={PID_DIGITS}").as_ref())?;
             }
-            environment.push(c_string(&entry)?);
         }
         Ok(Self {
             candidates: candidates
@@ -125,6 +118,15 @@ impl Program {
     }
 }
 
+/// The variable of systemd's that this entry of the environment is, if its value is `pid`.
+fn pid_variable(entry: &[u8], pid: u32) -> Option<&'static str> {
+    systemd::PID_VARIABLES.into_iter().find(|name| {
+        let rest = entry.strip_prefix(name.as_bytes());
+        let value = rest.and_then(|rest| rest.strip_prefix(b"="));
+        systemd::names(value.map(OsStr::from_bytes), pid)
+    })
+}
+
 /// Where `name` is looked for, in order: itself if it has a slash, else in each directory of `path`,
 /// an empty one being the working directory.
 fn candidates(name: &OsStr, path: &OsStr) -> Vec<OsString> {
@@ -170,6 +172,22 @@ mod tests {
         assert_eq!(look("./x", "/a"), ["./x"]);
         assert_eq!(look("x", ""), ["x"]);
         assert!(look("", "/a").is_empty());
+    }
+
+    #[test]
+    fn the_variables_that_name_a_pid() {
+        assert_eq!(pid_variable(b"LISTEN_PID=42", 42), Some("LISTEN_PID"));
+        assert_eq!(pid_variable(b"WATCHDOG_PID=42", 42), Some("WATCHDOG_PID"));
+        for entry in [
+            &b"LISTEN_PID=43"[..],
+            b"LISTEN_PID=",
+            b"LISTEN_PID",
+            b"LISTEN_PIDS=42",
+            b"listen_pid=42",
+            b"",
+        ] {
+            assert_eq!(pid_variable(entry, 42), None, "{entry:?}");
+        }
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl StatusFd {
 pub(super) struct Pidfile {
     path: PathBuf,
     temporary: PathBuf,
+    /// The temporary file, until it is written: whoever may write to the directory could have put
+    /// another in its place.
+    file: Option<File>,
+    /// Whether it has its name.
+    shown: bool,
 }
 
 impl Pidfile {
@@ -54,39 +59,54 @@ impl Pidfile {
     pub(super) fn prepare(path: &Path) -> Result<Self, Failure> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        // Not ours: somebody else's file, or a symbolic link to one.
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temporary);
+        let file = file.map_err(|error| failure(path, &error))?;
         let it = Self {
             path: path.to_owned(),
-            temporary: temporary.into(),
+            temporary,
+            file: Some(file),
+            shown: false,
         };
-        it.create().map_err(|error| it.failure(&error))?;
+        if it.path.is_dir() {
+            return Err(failure(path, &io::ErrorKind::IsADirectory.into()));
+        }
         Ok(it)
     }
 
-    fn create(&self) -> io::Result<File> {
-        // Not ours: somebody else's file, or a symbolic link to one.
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&self.temporary)
+    /// The descriptor that must stay open until the file is written.
+    pub(super) fn raw_fd(&self) -> Option<RawFd> {
+        self.file.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// Makes the file appear, whole.
-    pub(super) fn write(&self, pid: i32) -> Result<(), Failure> {
-        let written = fs::write(&self.temporary, format!("{pid}\n"))
+    pub(super) fn write(&mut self, pid: i32) -> Result<(), Failure> {
+        let Some(mut file) = self.file.take() else {
+            return Ok(());
+        };
+        let written = file
+            .write_all(format!("{pid}\n").as_bytes())
             .and_then(|()| fs::rename(&self.temporary, &self.path));
-        written.map_err(|error| self.failure(&error))
+        written.map_err(|error| failure(&self.path, &error))?;
+        self.shown = true;
+        Ok(())
     }
+}
 
-    fn failure(&self, error: &io::Error) -> Failure {
-        Failure::own(format!("--pidfile: {}: {error}", self.path.display()))
-    }
+fn failure(path: &Path, error: &io::Error) -> Failure {
+    Failure::own(format!("--pidfile: {}: {error}", path.display()))
 }
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        // The second is there only if the first has not been renamed.
-        if fs::remove_file(&self.temporary).is_err() {
-            let _ = fs::remove_file(&self.path);
-        }
+        let _ = fs::remove_file(if self.shown {
+            &self.path
+        } else {
+            &self.temporary
+        });
     }
 }

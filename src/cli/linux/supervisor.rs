@@ -6,41 +6,53 @@
 //! | what happens | what is done |
 //! |---|---|
 //! | the command ends | its status is ours: exit, or death by the same signal without a core |
-//! | the command stops, by its terminal | run-with stops as well, so that the shell sees its job stopped |
+//! | the command stops, without a terminal | nothing: who stopped it resumes it |
+//! | the command stops by a signal of job control, or by another in the foreground | run-with stops as well, so that the shell sees its job stopped |
 //! | the guard ends | another is started |
 //! | the parent exits | the signal and SIGCONT, once (see [`super::guard`]); after the grace SIGKILL |
-//! | SIGCONT | passed on to a command that is stopped, or in another process group |
-//! | any other signal | passed on, unless the terminal sent it to the command too, or the command sent it |
+//! | SIGCONT, the command is stopped | the terminal to the command's group if that had it, and SIGCONT to the group it leads, or to the command |
+//! | SIGCONT otherwise | passed on to a command in another process group |
+//! | a terminal's signal, from the kernel | passed on to a command in another process group; a hang-up also if run-with leads the session, since then nobody else is told |
+//! | any other signal | passed on, unless the command sent it, or run-with itself |
+//!
+//! A command that shares run-with's process group gets what a process sends to the group from the
+//! sender and from run-with: no process can know that it was not sent to run-with alone.
 
 use std::ffi::c_int;
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
-
-use nix::errno::Errno;
 
 use super::super::args::{Invocation, ParentFlag};
 use super::super::{Failure, say};
 use super::guard::{self, Ending, Guard};
-use super::page::{FailedAt, Page};
+use super::job_control::JobControl;
+use super::page::Page;
 use super::program::Program;
-use super::signals::{self, Original, Signals};
+use super::signals::{self, Signals};
+use super::spawn::{Command, spawn};
 use super::status::{Event, Pidfile, StatusFd};
 use super::{inherited, is_bound};
 use crate::exit_with_parent::{Expected, Parent};
 use crate::run_with::Plan;
-use crate::sys::linux::{self as sys, Change, Received, Share, Shared};
+use crate::sys::linux::{self as sys, Change, Received, Shared};
+
+/// What the kernel sends to the processes of a terminal. Anything else from the kernel (the alarm set
+/// before an exec, which a fork does not inherit) is for run-with alone.
+const TERMINAL_SIGNALS: [c_int; 7] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGWINCH,
+];
 
 /// Runs the command to its end; the answer is the exit status.
 pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
-    // Before any descriptor of our own could be taken for one that was to be inherited.
-    let status_fd = invocation
-        .status_fd
-        .map(|fd| inherited("status-fd", fd))
-        .transpose()?;
-    let parent = open_parent(invocation)?;
+    let given = Given::take(invocation)?;
     let signals = Signals::take()?;
-    let mut supervisor = Supervisor::start(invocation, signals, status_fd, parent)?;
+    let mut supervisor = Supervisor::start(invocation, given, signals)?;
     let end = supervisor.run();
     supervisor.finish(end);
     Ok(match end {
@@ -55,19 +67,38 @@ pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
     })
 }
 
+/// The descriptors that the command line names, taken over before there is one of our own that a
+/// number could be mistaken for.
+#[derive(Debug)]
+struct Given {
+    parent: Option<OwnedFd>,
+    status: Option<OwnedFd>,
+}
+
+impl Given {
+    fn take(invocation: &Invocation) -> Result<Self, Failure> {
+        let parent = match invocation.parent {
+            ParentFlag::Fd(number) => Some(number),
+            _ => None,
+        };
+        if parent.is_some() && parent == invocation.status_fd {
+            return Err(Failure::own(
+                "--parent-fd and --status-fd name the same descriptor",
+            ));
+        }
+        let status = invocation.status_fd;
+        Ok(Self {
+            parent: parent.map(|fd| inherited("parent-fd", fd)).transpose()?,
+            status: status.map(|fd| inherited("status-fd", fd)).transpose()?,
+        })
+    }
+}
+
 /// How the command ended.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Exited(c_int),
     Killed(c_int),
-}
-
-/// The command.
-#[derive(Debug)]
-struct Command {
-    pid: i32,
-    pidfd: OwnedFd,
-    stopped: bool,
 }
 
 /// The parent, and what its exit means.
@@ -88,18 +119,15 @@ struct Supervisor {
     page: Shared<Page>,
     binding: Option<Binding>,
     command: Command,
+    job: JobControl,
     forward: bool,
     status: StatusFd,
     pidfile: Option<Pidfile>,
 }
 
 impl Supervisor {
-    fn start(
-        invocation: &Invocation,
-        signals: Signals,
-        status_fd: Option<OwnedFd>,
-        parent: Option<Parent>,
-    ) -> Result<Self, Failure> {
+    fn start(invocation: &Invocation, given: Given, signals: Signals) -> Result<Self, Failure> {
+        let parent = open_parent(invocation, given.parent)?;
         let plan = Plan::resolve(&invocation.options).map_err(|error| Failure::caused(&error))?;
         let mut program = Program::new(&invocation.command, std::process::id())?;
         let pidfile = invocation
@@ -113,14 +141,23 @@ impl Supervisor {
             None => None,
         };
         let original = signals.original();
-        let command = spawn(&plan, &mut program, &page, original, binding.is_some())?;
+        let command = match &binding {
+            Some(binding) if binding.parent.is_gone() => Err(Failure::own("the parent is gone")),
+            _ => spawn(&plan, &mut program, &page, original, binding.is_some()),
+        };
+        let command = command.inspect_err(|_| {
+            if let Some(binding) = &binding {
+                binding.guard.end();
+            }
+        })?;
         let mut it = Self {
             signals,
             page,
             binding,
             command,
+            job: JobControl::default(),
             forward: invocation.forward,
-            status: StatusFd::new(status_fd),
+            status: StatusFd::new(given.status),
             pidfile,
         };
         drop((plan, program));
@@ -146,6 +183,7 @@ impl Supervisor {
             ]);
         }
         keep.extend(self.status.raw_fd());
+        keep.extend(self.pidfile.as_ref().and_then(Pidfile::raw_fd));
         keep.sort_unstable();
         // SAFETY: every descriptor of ours is in `keep`; the others were inherited, are owned by
         // nothing in this process, and the guard uses only what is in `keep` too.
@@ -157,7 +195,7 @@ impl Supervisor {
 
     fn announce(&mut self) -> Result<(), Failure> {
         let pid = self.command.pid;
-        if let Some(pidfile) = &self.pidfile {
+        if let Some(pidfile) = &mut self.pidfile {
             pidfile.write(pid)?;
         }
         self.status.tell(Event::Started(pid));
@@ -206,12 +244,16 @@ impl Supervisor {
     /// stop or a signal before it is not lost.
     fn read_signals(&mut self) -> Option<End> {
         while let Some(received) = self.signals.next() {
-            if received.signal == libc::SIGCHLD {
+            // What SIGCONT means depends on whether the command is stopped *now*.
+            if [libc::SIGCHLD, libc::SIGCONT].contains(&received.signal) {
                 if let Some(end) = self.look_at_the_children() {
                     return Some(end);
                 }
-            } else {
-                self.forward(received);
+            }
+            match received.signal {
+                libc::SIGCHLD => self.job.stop_with(&self.command),
+                libc::SIGCONT => self.job.resume(&self.command, self.forward),
+                _ => self.forward(received),
             }
         }
         None
@@ -223,8 +265,8 @@ impl Supervisor {
                 match change {
                     Change::Exited(status) => return Some(End::Exited(status)),
                     Change::Killed(signal) => return Some(End::Killed(signal)),
-                    Change::Stopped(signal) => self.command_stopped(signal),
-                    Change::Continued => self.command.stopped = false,
+                    Change::Stopped(signal) => self.job.stopped(signal),
+                    Change::Continued => self.job.continued(),
                 }
             } else if matches!(change, Change::Exited(_) | Change::Killed(_)) {
                 self.replace_guard(pid);
@@ -246,52 +288,21 @@ impl Supervisor {
         }
     }
 
-    /// Stops with the command where a job-control shell is there to resume both.
-    fn command_stopped(&mut self, signal: i32) {
-        self.command.stopped = true;
-        let own = sys::getpgid(0).unwrap_or(0);
-        let group = sys::getpgid(self.command.pid).unwrap_or(0);
-        let by_the_terminal = if group == own {
-            [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
-        } else {
-            // A command with a group of its own (a shell) that had the terminal, or has given it back.
-            foreground_group().is_some_and(|foreground| [own, group].contains(&foreground))
-        };
-        if by_the_terminal {
-            // What resumes us is a SIGCONT, and is passed on like any other.
-            signals::stop_self();
-        }
-    }
-
-    fn forward(&mut self, received: Received) {
+    fn forward(&self, received: Received) {
         let Received {
             signal,
             from_kernel,
             sender,
         } = received;
-        let same_group = sys::getpgid(self.command.pid) == sys::getpgid(0);
-        let wanted = if signal == libc::SIGCONT {
-            self.command.stopped || (self.forward && !same_group)
-        } else if from_kernel {
-            // The terminal has told the whole group; but on a hang-up it tells the session's leader
-            // alone.
+        let wanted = if from_kernel && TERMINAL_SIGNALS.contains(&signal) {
+            // The whole group has got it; but on a hang-up the session's leader alone.
             let alone = signal == libc::SIGHUP && sys::getsid(0) == Ok(sys::getpid());
-            self.forward && (!same_group || alone)
+            alone || !self.command.shares_our_group()
         } else {
-            self.forward && sender != self.command.pid && sender != sys::getpid()
+            sender != self.command.pid && sender != sys::getpid()
         };
-        if wanted {
-            self.send(signal);
-        }
-    }
-
-    fn send(&self, signal: i32) {
-        let sent = sys::pidfd_send_signal(self.command.pidfd.as_fd(), signal);
-        if let Err(errno @ Errno::EPERM) = sent {
-            say(&format!(
-                "signal {signal} to the command (pid {}): {errno}",
-                self.command.pid
-            ));
+        if wanted && self.forward {
+            self.command.send(signal);
         }
     }
 
@@ -320,9 +331,7 @@ impl Supervisor {
     fn finish(&mut self, end: End) {
         self.page.set_done();
         if let Some(binding) = &self.binding {
-            // Our own child until we have reaped it: the pid is its.
-            let _ = sys::kill(binding.guard.pid, libc::SIGKILL);
-            sys::reap_pid(binding.guard.pid);
+            binding.guard.end();
         }
         self.pidfile = None;
         self.status.tell(match end {
@@ -350,88 +359,16 @@ impl Binding {
     }
 }
 
-fn open_parent(invocation: &Invocation) -> Result<Option<Parent>, Failure> {
+fn open_parent(invocation: &Invocation, given: Option<OwnedFd>) -> Result<Option<Parent>, Failure> {
     if !is_bound(invocation)? {
         return Ok(None);
     }
-    let expected = match invocation.parent {
-        ParentFlag::Unsaid => Expected::Unsaid,
-        ParentFlag::Pid(pid) => Expected::Pid(pid),
-        ParentFlag::Fd(number) => Expected::Fd(inherited("parent-fd", number)?),
+    let expected = match (given, invocation.parent) {
+        (Some(fd), _) => Expected::Fd(fd),
+        (None, ParentFlag::Pid(pid)) => Expected::Pid(pid),
+        (None, _) => Expected::Unsaid,
     };
     Parent::open(expected)
         .map(Some)
         .map_err(|error| Failure::caused(&error))
-}
-
-/// Makes the command's process; returns once it has exec'ed, or failed to.
-fn spawn(
-    plan: &Plan,
-    program: &mut Program,
-    page: &Shared<Page>,
-    original: Original,
-    bound: bool,
-) -> Result<Command, Failure> {
-    let supervisor = sys::getpid();
-    let pid = sys::clone_running(Share::NothingUntilExec, &page.command, || {
-        page.set_pid(sys::getpid());
-        let (at, errno) = become_program(plan, program, original, bound.then_some(supervisor));
-        page.fail(at, errno);
-        sys::exit_group(super::super::FAILED)
-    });
-    let pid = pid.map_err(|errno| Failure::own(format!("clone: {errno}")))?;
-    if let Some((at, errno)) = page.failure() {
-        sys::reap_pid(pid);
-        page.set_done();
-        return Err(match at {
-            FailedAt::Exec => program.failure(errno),
-            FailedAt::Step(step) => plan
-                .step_error(step, errno)
-                .map_or_else(|| Failure::own(errno), |error| Failure::caused(&error)),
-            FailedAt::ParentDeathSignal => Failure::own(format!("PR_SET_PDEATHSIG: {errno}")),
-            FailedAt::Signals => Failure::own(format!("giving back the signals: {errno}")),
-        });
-    }
-    let number = page
-        .command()
-        .ok_or_else(|| Failure::own("clone made no pidfd"))?;
-    Ok(Command {
-        pid,
-        pidfd: sys::adopt(number),
-        stopped: false,
-    })
-}
-
-/// In the command's process: from the plan to exec. Raw system calls only.
-fn become_program(
-    plan: &Plan,
-    program: &mut Program,
-    original: Original,
-    bound_to: Option<i32>,
-) -> (FailedAt, Errno) {
-    if let Err((step, errno)) = plan.make_in_child() {
-        return (FailedAt::Step(step), errno);
-    }
-    if let Some(supervisor) = bound_to {
-        // The second line, should run-with and its guard be killed in the same instant. After the
-        // plan: a change of user clears it.
-        if let Err(errno) = sys::set_parent_death_signal(libc::SIGKILL) {
-            return (FailedAt::ParentDeathSignal, errno);
-        }
-        if sys::getppid() != supervisor {
-            return (FailedAt::ParentDeathSignal, Errno::ESRCH);
-        }
-    }
-    if let Err(errno) = original.restore() {
-        return (FailedAt::Signals, errno);
-    }
-    (FailedAt::Exec, program.exec())
-}
-
-/// The process group that has our terminal, if we have one.
-fn foreground_group() -> Option<i32> {
-    let terminal = File::open("/dev/tty").ok()?;
-    nix::unistd::tcgetpgrp(&terminal)
-        .ok()
-        .map(nix::unistd::Pid::as_raw)
 }

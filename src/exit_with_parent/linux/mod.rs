@@ -42,6 +42,8 @@ pub(super) struct Armed {
 struct Watch {
     parent: ManuallyDrop<Parent>,
     stop: ManuallyDrop<OwnedFd>,
+    /// The thread's id.
+    thread: i32,
     /// Whether the thread has a descriptor table of its own.
     own_table: bool,
 }
@@ -52,6 +54,12 @@ struct KernelSignal {
     signal: Signal,
     known: Known,
 }
+
+/// Of a parent that was armed, whoever is our parent now.
+const PARENT_GONE: ArmError = ArmError::ParentGone {
+    expected: None,
+    found: None,
+};
 
 impl Armed {
     pub(super) fn arm(request: Request) -> Result<Self, ArmError> {
@@ -67,9 +75,19 @@ impl Armed {
             watch: None,
             signal: None,
         };
+        let said = matches!(expected, Expected::Pid(_));
         match mechanism {
             Some(Mechanism::Kqueue) => return Err(ArmError::Unsupported(mechanism)),
-            Some(Mechanism::ParentDeathSignal) => armed.arm_signal_only(&expected)?,
+            Some(Mechanism::ParentDeathSignal) => {
+                let known = match expected {
+                    Expected::Fd(_) => {
+                        return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
+                    }
+                    Expected::Pid(pid) => Known::Expected(pid),
+                    Expected::Unsaid => Known::Unsaid(known::unsaid_parent()?),
+                };
+                armed.arm_signal_only(known)?;
+            }
             Some(Mechanism::Pidfd) => armed.arm_watch(Parent::open(expected)?)?,
             None => match Parent::open(expected) {
                 Ok(parent) => armed.arm_watch(parent)?,
@@ -77,8 +95,8 @@ impl Armed {
                     step: ArmStep::OpenPidfd(pid),
                     errno,
                 }) if pidfd_is_missing(&errno) => {
-                    // The pid is the one getppid said, expected or not.
-                    armed.arm_signal_only(&Expected::Pid(pid))?;
+                    let known = if said { Known::Expected } else { Known::Unsaid };
+                    armed.arm_signal_only(known(pid))?;
                 }
                 Err(error) => return Err(error),
             },
@@ -97,18 +115,13 @@ impl Armed {
         Ok(())
     }
 
-    fn arm_signal_only(&mut self, expected: &Expected) -> Result<(), ArmError> {
+    fn arm_signal_only(&mut self, known: Known) -> Result<(), ArmError> {
         let Action::Signal {
             signal,
             kill_after: None,
         } = self.action
         else {
             return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
-        };
-        let known = match expected {
-            Expected::Fd(_) => return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal)),
-            Expected::Pid(pid) => Known::Expected(*pid),
-            Expected::Unsaid => Known::Unsaid(known::unsaid_parent()?),
         };
         self.signal = Some(KernelSignal::set(signal, known)?);
         Ok(())
@@ -168,6 +181,10 @@ impl Armed {
 
     pub(super) fn parent_is_alive(&self) -> bool {
         match (&self.watch, self.signal) {
+            // The thread watches on; what can be said here is who our parent is.
+            (Some(watch), _) if self.is_ours() && watch.is_closed_here() => {
+                known::still_parent(watch.parent.known()).is_ok()
+            }
             (Some(watch), _) => !watch.parent.is_gone(),
             (None, Some(set)) => self.is_ours() && known::still_parent(set.known).is_ok(),
             (None, None) => false,
@@ -184,6 +201,14 @@ impl Armed {
                 self.signal = Some(KernelSignal::set(set.signal, set.known)?);
             }
         } else {
+            if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_closed_here()) {
+                let fd = watch.parent.poll_fd().as_fd().as_raw_fd();
+                return Err(ArmError::os(ArmStep::ParentFd(fd))(Errno::EBADF));
+            }
+            // Looked at first: a watcher would end this process before the error could be read.
+            if self.watch.is_some() && !self.parent_is_alive() {
+                return Err(PARENT_GONE);
+            }
             let Some(watch) = self.watch.take() else {
                 return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
             };
@@ -200,10 +225,7 @@ impl Armed {
         if self.parent_is_alive() {
             Ok(())
         } else {
-            Err(ArmError::ParentGone {
-                expected: None,
-                found: None,
-            })
+            Err(PARENT_GONE)
         }
     }
 
@@ -269,7 +291,7 @@ impl Watch {
         let spawned = thread::Builder::new()
             .name("exit-with-parent".to_owned())
             .spawn(move || {
-                let _ = ready.send(thread.leave_the_programs_descriptors());
+                let _ = ready.send((sys::gettid(), thread.leave_the_programs_descriptors()));
                 watcher::run(&thread, &action, event);
             });
         let restored = before.thread_set_mask();
@@ -278,15 +300,30 @@ impl Watch {
             errno,
         })?;
         restored.map_err(ArmError::os(ArmStep::Thread))?;
-        let own_table = is_ready.recv().unwrap_or(false);
+        let (thread, own_table) = is_ready.recv().unwrap_or((0, false));
         Ok(Self {
             parent: ManuallyDrop::new(parent),
             stop: ManuallyDrop::new(stop),
+            thread,
             own_table,
         })
     }
 
+    /// Whether the program has closed our descriptors (closefrom(3)): their numbers may mean anything
+    /// by now. The thread, which has its own, is asked; once it has ended nobody can say.
+    fn is_closed_here(&self) -> bool {
+        let same = |fd: RawFd| match sys::is_same_file_in(self.thread, fd) {
+            Ok(same) => same,
+            Err(errno) => errno != Errno::EBADF,
+        };
+        let parent = self.parent.poll_fd();
+        !(same(self.stop.as_raw_fd()) && same(parent.as_fd().as_raw_fd()))
+    }
+
     fn stop(self) -> Result<(), ArmError> {
+        if self.is_closed_here() {
+            return Err(ArmError::os(ArmStep::Wakeup)(Errno::EBADF));
+        }
         sys::eventfd_wake(self.stop.as_fd()).map_err(ArmError::os(ArmStep::Wakeup))?;
         if self.own_table {
             drop(ManuallyDrop::into_inner(self.parent));
@@ -355,11 +392,23 @@ impl Watched for WatcherThread {
 
     fn signal_self(&self, signal: Signal) {
         // The init of a PID namespace drops signals at their default disposition, SIGKILL from
-        // inside included (pid_namespaces(7)): what would have ended it ends it by hand.
-        let dropped = sys::getpid() == 1 && sys::is_at_default(signal.number());
-        if dropped {
-            sys::exit_group(128 + signal.number());
+        // inside included (pid_namespaces(7)): what would have ended it ends it by hand. One that
+        // the main thread blocks is not dropped: somebody waits for it.
+        let number = signal.number();
+        if sys::getpid() == 1 && sys::is_at_default(number) && !main_thread_blocks(number) {
+            sys::exit_group(128 + number);
         }
         let _ = sys::kill(sys::getpid(), signal.number());
     }
+}
+
+/// Whether the main thread blocks the signal: /proc/self/status is that thread's (proc(5)). Without
+/// /proc it does not, as far as anybody knows.
+fn main_thread_blocks(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let set = blocked
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .unwrap_or(0);
+    set >> (signal - 1) & 1 == 1
 }

@@ -39,17 +39,37 @@ impl Prepared {
     /// Call it when everything that needs privileges or the old root is open, and before work from
     /// outside is taken.
     ///
+    /// A plan is applied once:
+    ///
+    /// ```compile_fail,E0382
+    /// let options: captive::RunWith = "user=nobody".parse()?;
+    /// let prepared = options.prepare()?;
+    /// prepared.apply()?;
+    /// prepared.apply()?; // it has been used up
+    /// # Ok::<(), captive::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`StepError`], with the step, its operand, and what had been done. If
     /// [`must_end`](StepError::must_end), the process is in between and must not go on.
     pub fn apply(self) -> Result<Applied, StepError> {
         let Self { plan, armed } = self;
+        // First of all: the new root may have no /proc, and where there is none nothing has been
+        // changed yet.
+        let threads = match plan.identity {
+            Some(_) => Some(Threads::open().map_err(|errno| StepError {
+                step: Step::ProveDropped,
+                done: Vec::new(),
+                cause: errno.into(),
+            })?),
+            None => None,
+        };
         let mut hands = Hands {
             applied: Applied {
                 armed,
                 teardown: None,
             },
-            threads: None,
+            threads,
         };
         for (at, step) in plan.steps.iter().enumerate() {
             hands.make(&plan, step).map_err(|cause| StepError {
@@ -64,15 +84,11 @@ impl Prepared {
 
 struct Hands {
     applied: Applied,
-    /// Opened at the first step: the new root may have no /proc.
     threads: Option<Threads>,
 }
 
 impl Hands {
     fn make(&mut self, plan: &Plan, step: &Step) -> Result<(), StepCause> {
-        if plan.identity.is_some() && self.threads.is_none() {
-            self.threads = Some(Threads::open()?);
-        }
         match step {
             Step::Chroot(_) => {
                 let root = plan.root.as_ref().ok_or(Errno::EBADF)?;

@@ -117,8 +117,7 @@ impl StepError {
     /// Whether something that cannot be undone has been done, so that the process must end: it is
     /// neither what it was nor what was asked for.
     pub fn must_end(&self) -> bool {
-        // A proof that failed has shown a change that did not take in some thread.
-        !self.done.is_empty() || self.step == Step::ProveDropped
+        !self.done.is_empty()
     }
 }
 

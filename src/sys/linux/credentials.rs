@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 
@@ -76,11 +77,38 @@ fn three_ids(number: libc::c_long) -> Result<[u32; 3], Errno> {
     Ok(ids)
 }
 
-/// Whether the calling thread has any permitted capability; capget(2), version 3.
+/// Whether the calling thread's supplementary groups are those in `sorted` and no others.
+///
+/// getgroups(2): EINVAL if there are more than `room`, which is as long as `sorted`, has places for.
+/// The kernel keeps doubles, and an order of its own.
+pub(crate) fn has_groups(sorted: &[u32], room: &[AtomicU32]) -> Result<bool, Errno> {
+    let args = [room.len(), room.as_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: the kernel writes at most `room.len()` ids to atomics that are borrowed for the call.
+    match unsafe { syscall(GETGROUPS, args) } {
+        Ok(count) => Ok(count == sorted.len()
+            && room
+                .iter()
+                .all(|group| sorted.binary_search(&group.load(Ordering::Relaxed)).is_ok())),
+        Err(Errno::EINVAL) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether the calling thread has any permitted capability.
 pub(crate) fn has_permitted_capabilities() -> Result<bool, Errno> {
+    capabilities().map(|[_, low, _, _, high, _]| low != 0 || high != 0)
+}
+
+/// The calling thread's effective capabilities, a bit each by their number in capabilities(7).
+pub(crate) fn effective_capabilities() -> Result<u64, Errno> {
+    capabilities().map(|[low, _, _, high, _, _]| u64::from(high) << 32 | u64::from(low))
+}
+
+/// Two triples (effective, permitted, inheritable), for the low and the high 32 capabilities of the
+/// calling thread; capget(2), version 3.
+fn capabilities() -> Result<[u32; 6], Errno> {
     const VERSION_3: u32 = 0x2008_0522;
     let mut header = [VERSION_3, 0];
-    // Two triples: effective, permitted, inheritable, for the low and the high 32 capabilities.
     let mut data = [0_u32; 6];
     let (header, place) = (&raw mut header, &raw mut data);
     // SAFETY: both live until after the call, and have the sizes that version 3 reads and writes.
@@ -90,20 +118,20 @@ pub(crate) fn has_permitted_capabilities() -> Result<bool, Errno> {
             [header as usize, place as usize, 0, 0, 0, 0],
         )
     }?;
-    Ok(data[1] != 0 || data[4] != 0)
+    Ok(data)
 }
 
 // The 32-bit ABIs of old have 16-bit ids under the plain names.
 cfg_if::cfg_if! {
     if #[cfg(any(target_arch = "x86", target_arch = "arm"))] {
         use libc::{
-            SYS_getresgid32 as GETRESGID, SYS_getresuid32 as GETRESUID,
+            SYS_getgroups32 as GETGROUPS, SYS_getresgid32 as GETRESGID, SYS_getresuid32 as GETRESUID,
             SYS_setgroups32 as SETGROUPS, SYS_setresgid32 as SETRESGID,
             SYS_setresuid32 as SETRESUID,
         };
     } else {
         use libc::{
-            SYS_getresgid as GETRESGID, SYS_getresuid as GETRESUID, SYS_setgroups as SETGROUPS,
+            SYS_getgroups as GETGROUPS, SYS_getresgid as GETRESGID, SYS_getresuid as GETRESUID, SYS_setgroups as SETGROUPS,
             SYS_setresgid as SETRESGID, SYS_setresuid as SETRESUID,
         };
     }

@@ -50,6 +50,11 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Whether close_range(2) can be used: asks it to close the one number that no descriptor has.
+pub(crate) fn probe_close_range() -> Result<(), Errno> {
+    close_range(u32::MAX, u32::MAX)
+}
+
 /// One more than the highest descriptor the calling process can have open now, or a little higher.
 fn descriptor_table_size() -> Result<u32, Errno> {
     const FIELD: &[u8] = b"\nFDSize:\t";
@@ -114,6 +119,19 @@ pub(crate) fn adopt(fd: i32) -> OwnedFd {
     // SAFETY: the caller has looked that it is open, and nothing else in this process owns it: it
     // was inherited, or made by a clone that only told us its number.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Whether the number `fd` means the same open file in the calling thread's table and in that of
+/// another thread of this process.
+///
+/// kcmp(2), KCMP_FILE. EBADF if it is closed in either, ESRCH once the thread has ended; ENOSYS without
+/// CONFIG_KCMP, EPERM under old container seccomp profiles.
+#[doc(alias = "SYS_kcmp")]
+pub(crate) fn is_same_file_in(thread: i32, fd: RawFd) -> Result<bool, Errno> {
+    const KCMP_FILE: usize = 0;
+    let (own, fd) = (int_arg(super::gettid()), int_arg(fd));
+    let args = [own, int_arg(thread), KCMP_FILE, fd, fd, 0];
+    plain(libc::SYS_kcmp, args).map(|order| order == 0)
 }
 
 /// Whether a descriptor of this number is open; fcntl(F_GETFD).

@@ -1,4 +1,4 @@
-//! execve with everything allocated beforehand.
+//! execve with everything allocated beforehand, and the environment to pass on.
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
@@ -41,6 +41,30 @@ impl StringArray {
         }
         &mut self.pointers
     }
+}
+
+/// The environment as it is, entry by entry: std's own reading of it leaves out what has no `=`.
+///
+/// environ(7). For a program that never changes its environment.
+pub(crate) fn environment() -> Vec<CString> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    // SAFETY: the C library's own variable, which nobody writes to while this program runs.
+    let mut place = unsafe { environ };
+    let mut entries = Vec::new();
+    while !place.is_null() {
+        // SAFETY: `place` points into the array, at its terminating null pointer at the latest.
+        let entry = unsafe { *place };
+        if entry.is_null() {
+            break;
+        }
+        // SAFETY: a NUL-terminated string that lives as long as the process.
+        entries.push(unsafe { CStr::from_ptr(entry) }.to_owned());
+        // SAFETY: the entry was not the last, so there is another.
+        place = unsafe { place.add(1) };
+    }
+    entries
 }
 
 /// execve(2) of `path` with the arguments in `argv` *from its second on*: the first is only used for

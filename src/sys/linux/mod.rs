@@ -22,11 +22,13 @@ mod syscall;
 
 mod credentials;
 mod descriptors;
+mod stack;
 mod thread;
 mod waiting;
 
 pub(crate) use credentials::*;
 pub(crate) use descriptors::*;
+pub(crate) use stack::{GuardedStack, StackError};
 pub(crate) use syscall::ERRNO_FREE;
 pub(crate) use thread::*;
 pub(crate) use waiting::*;

@@ -1,42 +1,101 @@
 //! Making, executing and waiting for processes.
 
+use std::ffi::c_void;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicI32;
 
 use nix::errno::Errno;
 
-use super::{fd_arg, int_arg, plain, syscall};
+use super::{ERRNO_FREE, GuardedStack, StackError, fd_arg, int_arg, plain, syscall};
 
-/// What a child made by [`clone`] shares with us, besides nothing.
+/// What a child made by [`clone_running`] shares with us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
     /// Nothing, and we are held until the child has exec'ed or ended (CLONE_VFORK without CLONE_VM:
     /// its memory is a copy, so whatever it does to its credentials concerns nobody else).
     NothingUntilExec,
+    /// The memory, and we are held until the child has exec'ed or ended: a vfork, on a stack of its
+    /// own. Not for a child that changes its credentials: the new user could hold it up, and us.
+    MemoryUntilExec,
     /// The descriptor table: what either opens or closes, the other has open or closed.
     Descriptors,
 }
 
-/// Makes a child: 0 in the child, its pid in the caller. The pidfd's number is in `pidfd` (close-on-
+/// What a child that ends by exec or exit returns.
+pub(crate) type Never = std::convert::Infallible;
+
+/// How much stack a child that shares our memory gets; it makes system calls only.
+const STACK: usize = 64 * 1024;
+
+/// Makes a child that does `run`; the answer is its pid. The pidfd's number is in `pidfd` (close-on-
 /// exec, in the caller's table) *before* the child exists for anybody: clone(2), CLONE_PIDFD, Linux
 /// 5.2. The exit signal is SIGCHLD.
 ///
-/// # Safety
-/// The child is a copy of the calling thread alone, made behind the C library's back: in it only raw
-/// system calls may be made, and it must end by `exec` or [`exit_group`](super::exit_group).
-pub(crate) unsafe fn clone(share: Share, pidfd: &AtomicI32) -> Result<i32, Errno> {
-    let flags = libc::CLONE_PIDFD
-        | libc::SIGCHLD
-        | match share {
-            Share::NothingUntilExec => libc::CLONE_VFORK,
-            Share::Descriptors => libc::CLONE_FILES,
-        };
+/// The child is made behind the C library's back: `run` makes raw system calls only, allocates
+/// nothing, takes no lock and drops nothing, which holds for everything in this module and for plain
+/// loads and stores.
+pub(crate) fn clone_running<F: FnOnce() -> Never>(
+    share: Share,
+    pidfd: &AtomicI32,
+    run: F,
+) -> Result<i32, Errno> {
+    let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    match share {
+        Share::NothingUntilExec => clone(flags | libc::CLONE_VFORK, pidfd, run),
+        Share::Descriptors => clone(flags | libc::CLONE_FILES, pidfd, run),
+        Share::MemoryUntilExec if !ERRNO_FREE => clone(flags | libc::CLONE_VFORK, pidfd, run),
+        Share::MemoryUntilExec => {
+            clone_on_stack(flags | libc::CLONE_VFORK | libc::CLONE_VM, pidfd, run)
+        }
+    }
+}
+
+/// A child whose memory is a copy.
+#[allow(unreachable_code, reason = "the child does not come back")]
+fn clone<F: FnOnce() -> Never>(flags: i32, pidfd: &AtomicI32, run: F) -> Result<i32, Errno> {
     // Stack 0: the child goes on with its copy of ours. The third argument is parent_tid on every
     // architecture, and takes the pidfd with CLONE_PIDFD.
     let args = [int_arg(flags), 0, pidfd.as_ptr() as usize, 0, 0, 0];
     // SAFETY: the kernel writes one int to `pidfd`, an atomic borrowed for the call; memory is not
-    // shared with the child; what the child may do is the caller's promise.
-    unsafe { syscall(libc::SYS_clone, args) }.map(|pid| pid as i32)
+    // shared with the child, which does `run` alone and cannot come back.
+    let pid = unsafe { syscall(libc::SYS_clone, args) }? as i32;
+    if pid == 0 {
+        run();
+    }
+    Ok(pid)
+}
+
+/// A child that shares our memory, while we are held.
+fn clone_on_stack<F: FnOnce() -> Never>(
+    flags: i32,
+    pidfd: &AtomicI32,
+    run: F,
+) -> Result<i32, Errno> {
+    extern "C" fn child<F: FnOnce() -> Never>(run: *mut c_void) -> libc::c_int {
+        // SAFETY: `run` below, which outlives the child's use of our memory: we are held until its
+        // exec or end.
+        let run = unsafe { &mut *run.cast::<Option<F>>() };
+        run.take().map_or(0, |run| match run() {})
+    }
+    let stack = GuardedStack::new(STACK).map_err(|error| match error {
+        StackError::Map(errno) | StackError::Guard(errno) => errno,
+    })?;
+    let mut run = Some(run);
+    // SAFETY: a stack of its own, page-aligned and mapped until after the call; `child` takes what
+    // it is given; the kernel writes one int to `pidfd`. clone(2) as the C library wraps it touches
+    // errno in the caller only.
+    let pid = unsafe {
+        libc::clone(
+            child::<F>,
+            stack.top(),
+            flags,
+            (&raw mut run).cast(),
+            pidfd.as_ptr(),
+            std::ptr::null_mut::<c_void>(),
+            std::ptr::null_mut::<libc::pid_t>(),
+        )
+    };
+    Errno::result(pid)
 }
 
 /// Sends `signal` to the process group that the process behind `pidfd` leads, which may have ended:
@@ -111,24 +170,4 @@ pub(crate) fn next_change() -> Result<Option<(i32, Change)>, Errno> {
             _ => Change::Killed(status),
         },
     )))
-}
-
-/// What a child that ends by exec or exit returns.
-pub(crate) type Never = std::convert::Infallible;
-
-/// As [`clone`], with what the child does and ends with.
-///
-/// The child must be a fork in all but name: `run` makes raw system calls only, allocates nothing
-/// and takes no lock, which holds for everything in this module and for plain loads and stores.
-pub(crate) fn clone_running(
-    share: Share,
-    pidfd: &AtomicI32,
-    run: impl FnOnce() -> Never,
-) -> Result<i32, Errno> {
-    // SAFETY: the child runs `run` alone, whose author has read the rule above, and cannot come back.
-    let pid = unsafe { clone(share, pidfd) }?;
-    if pid == 0 {
-        run();
-    }
-    Ok(pid)
 }

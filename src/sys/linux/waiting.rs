@@ -150,23 +150,20 @@ pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Sleeps until `fd` is readable, for at most `limit`; the answer is whether it is.
+/// Sleeps until one of `events` (or POLLHUP, POLLERR, which need no asking) holds for `fd`, for at
+/// most `limit`; the answer is whether it does.
 ///
-/// ppoll(2): EINTR after a signal handler, EINVAL with an RLIMIT_NOFILE of 0.
-#[doc(alias = "SYS_ppoll")]
-pub(crate) fn readable_within(fd: BorrowedFd<'_>, limit: Duration) -> Result<bool, Errno> {
-    let mut poll = libc::pollfd {
+/// A pidfd is POLLIN when the process has ended, and POLLHUP when it has been reaped (Linux 6.9;
+/// never before).
+pub(crate) fn poll_within(
+    fd: BorrowedFd<'_>,
+    events: libc::c_short,
+    limit: Duration,
+) -> Result<bool, Errno> {
+    let mut fds = [libc::pollfd {
         fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
+        events,
         revents: 0,
-    };
-    let mut timeout = libc::timespec {
-        tv_sec: limit.as_secs() as libc::time_t,
-        tv_nsec: libc::c_long::from(limit.subsec_nanos() as i32),
-    };
-    let (poll, timeout) = (&raw mut poll, &raw mut timeout);
-    let args = [poll as usize, 1, timeout as usize, 0, 0, 0];
-    // SAFETY: one struct pollfd, one struct timespec (both may be written), no signal mask; they
-    // outlive the call.
-    unsafe { syscall(libc::SYS_ppoll, args) }.map(|ready| ready > 0)
+    }];
+    poll(&mut fds, Some(limit)).map(|ready| ready > 0)
 }

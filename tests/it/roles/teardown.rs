@@ -10,7 +10,7 @@ use captive::async_teardown::{self, Teardown, TeardownError};
 use nix::errno::Errno;
 
 /// The role `teardown`.
-pub fn run() -> i32 {
+pub(crate) fn run() -> i32 {
     let mut main = Main {
         teardown: None,
         memory: Vec::new(),
@@ -97,7 +97,15 @@ impl Main {
             })
             .to_string(),
             "fork-with-handle" => self.fork_with_handle(),
+            "ignore-children" => {
+                unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+                "ignored".into()
+            }
             "exec" => exec(),
+            "exec-self" => {
+                let argv = [c"it", c"--role", c"teardown"].map(CString::from);
+                format!("{:?}", nix::unistd::execv(c"/proc/self/exe", &argv))
+            }
             "exec-from-thread" => std::thread::spawn(exec).join().unwrap(),
             "cycles" => cycles(number()),
             "errno" => errno_kept(number()).to_string(),
@@ -256,7 +264,7 @@ fn errno_kept(count: usize) -> bool {
 
 /// The role `teardown-many`: starts `count` processes with helpers one after the other, kills each,
 /// and reaps what there is to reap. A subreaper, so that the helpers come here instead of to init.
-pub fn many(count: usize) -> i32 {
+pub(crate) fn many(count: usize) -> i32 {
     assert_eq!(
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) },
         0

@@ -3,11 +3,24 @@
 
 #![allow(dead_code, reason = "each module uses its part")]
 
+/// Fails the test with a message.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+).into());
+        }
+    };
+}
+
 pub mod needs;
 pub mod process;
+pub mod seccomp;
+pub mod session;
 
 pub use needs::{Need, test};
 pub use process::{Tag, Witness};
+pub use session::{Fallible, Launched, Session, output};
 
 use std::time::Duration;
 
@@ -19,13 +32,3 @@ pub const HANG: Duration = Duration::from_secs(20);
 
 /// How long a process that nobody ends must go on living to count as not ended.
 pub const SURVIVES: Duration = Duration::from_millis(400);
-
-/// Fails the test with a message.
-#[macro_export]
-macro_rules! ensure {
-    ($condition:expr, $($message:tt)+) => {
-        if !$condition {
-            return Err(format!($($message)+).into());
-        }
-    };
-}

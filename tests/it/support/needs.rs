@@ -1,6 +1,6 @@
 //! What a test needs of the machine. Not there: a skip on a laptop, a failure under `CI=true`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 
@@ -13,6 +13,9 @@ pub enum Need {
     Root,
     /// A program on PATH; `tests/run` installs it.
     Program(&'static str),
+    /// An example, built beside the tests: `cargo test --all-features` builds them all, `--test it`
+    /// none.
+    Example(&'static str),
     /// A test that takes long: run under `CAPTIVE_LONG=1` only, skipped otherwise, under CI too.
     Long,
 }
@@ -22,6 +25,7 @@ impl Need {
         match self {
             Self::Root => nix::unistd::geteuid().is_root(),
             Self::Program(name) => find_program(name),
+            Self::Example(name) => example(name).is_file(),
             Self::Long => std::env::var_os("CAPTIVE_LONG").is_some_and(|v| v == "1"),
         }
     }
@@ -30,6 +34,13 @@ impl Need {
 fn find_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| Path::new(&dir).join(name).is_file())
+}
+
+/// Where cargo puts an example: `target/PROFILE/examples`, beside the tests' `deps`.
+pub fn example(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().expect("/proc");
+    let profile = tests.parent().and_then(Path::parent).expect("deps");
+    profile.join("examples").join(name)
 }
 
 /// A test by name, with what it needs.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{HANG, Outcome};
-use crate::ensure;
 
 /// A pidfd: says when the process is gone, and signals no other.
 #[derive(Debug)]
@@ -118,7 +117,6 @@ impl Tag {
 
     /// Every process that carries the tag and is no zombie, with the name exec gave it.
     pub fn processes(&self) -> Vec<(i32, String)> {
-        let needle = format!("{VARIABLE}={}", self.0);
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let Some(pid) = entry
@@ -128,14 +126,26 @@ impl Tag {
             else {
                 continue;
             };
-            // A zombie's environ reads as empty: its memory is gone.
-            let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environ.split(|b| *b == 0).any(|v| v == needle.as_bytes()) {
+            if self.is_on(pid) {
                 let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
                 found.push((pid, comm.trim_end().to_owned()));
             }
         }
         found
+    }
+
+    /// Whether this process carries the tag. A zombie's environ reads as empty: its memory is gone.
+    fn is_on(&self, pid: i32) -> bool {
+        let needle = format!("{VARIABLE}={}", self.0);
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.split(|b| *b == 0).any(|v| v == needle.as_bytes())
+    }
+
+    /// A witness of a process found by its tag. The tag is looked at again behind the pidfd: since it
+    /// was found, the process may have ended and its pid become somebody else's.
+    fn witness(&self, pid: i32) -> Option<Witness> {
+        let witness = Witness::of(pid).ok()?;
+        self.is_on(pid).then_some(witness)
     }
 
     /// Waits until a tagged process has this name, and witnesses it.
@@ -144,7 +154,7 @@ impl Tag {
         while Instant::now() < deadline {
             for (pid, name) in self.processes() {
                 if name == comm {
-                    if let Ok(witness) = Witness::of(pid) {
+                    if let Some(witness) = self.witness(pid) {
                         return Ok(witness);
                     }
                 }
@@ -179,7 +189,7 @@ impl Drop for Tag {
                 return;
             }
             for (pid, _) in left {
-                if let Ok(witness) = Witness::of(pid) {
+                if let Some(witness) = self.witness(pid) {
                     witness.signal(libc::SIGKILL);
                     witness.gone_within(Duration::from_secs(2));
                 }

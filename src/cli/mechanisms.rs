@@ -1,4 +1,0 @@
-//! `--mechanisms`
-pub(super) fn report(_json: bool) -> String {
-    String::new()
-}

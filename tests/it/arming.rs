@@ -1,0 +1,711 @@
+//! `exit_with_parent`, from inside: what each call arms, and what then takes it away.
+//!
+//! The captive of each test talks to the test, so that surviving is an answer and the end is the end
+//! of the conversation.
+
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use libtest_mimic::Trial;
+
+use crate::roles::launcher::LIFELINE;
+use crate::support::process::status_field;
+use crate::support::{Fallible, HANG, Launched, Need, Outcome, Session, Tag, test};
+
+/// Of the watcher thread, as the kernel keeps it: 15 bytes.
+const WATCHER: &str = "exit-with-paren";
+
+pub fn tests() -> Vec<Trial> {
+    let mut tests = Vec::new();
+    for (name, how) in [
+        ("default", ""),
+        ("pidfd", "mechanism=pidfd"),
+        ("parent_death_signal", "mechanism=signal"),
+        ("second_line", "second"),
+    ] {
+        tests.push(test(&format!("arming::ends_by_{name}"), &[], move || {
+            ends(&format!("arm {how}"))
+        }));
+    }
+    tests.extend([
+        test("arming::unarmed_survives", &[], unarmed_survives),
+        test("arming::lifeline", &[], || {
+            ends(&format!("arm fd={LIFELINE}"))
+        }),
+        test("arming::parent_pidfd", &[], parent_pidfd),
+        test("arming::parent_gone_already", &[], parent_gone_already),
+        test("arming::signal_choice", &[], signal_choice),
+        test("arming::kill_after", &[], kill_after),
+        test("arming::no_kill_without_a_grace", &[], no_kill),
+        test("arming::channel", &[], || told("channel")),
+        test("arming::callback", &[], || told("callback")),
+        test("arming::disarm", &[], disarm),
+        test("arming::drop", &[], dropped),
+        test("arming::fork", &[], fork),
+        test("arming::fork_rearmed", &[], fork_rearmed),
+        test("arming::fork_closefrom", &[], fork_closefrom),
+        test("arming::fork_by_signal_only", &[], fork_by_signal_only),
+        test("arming::closefrom", &[], closefrom),
+        test("arming::descriptors_reused", &[], descriptors_reused),
+        test("arming::holds_no_descriptors", &[], holds_no_descriptors),
+        test("arming::without_close_range", &[], without_close_range),
+        test(
+            "arming::watcher_blocks_signals",
+            &[],
+            watcher_blocks_signals,
+        ),
+        test(
+            "arming::pid_1",
+            &[Need::Root, Need::Program("unshare")],
+            pid_1,
+        ),
+        test("arming::reports", &[], reports),
+        test("arming::wrong_parent", &[], wrong_parent),
+        test("arming::writer_held_here", &[], writer_held_here),
+        test("arming::not_a_parent_fd", &[], not_a_parent_fd),
+        test("arming::twice", &[], twice),
+        test("arming::from_a_thread", &[], from_a_thread),
+        test(
+            "arming::change_of_user_pidfd",
+            &[Need::Root],
+            change_of_user_pidfd,
+        ),
+        test(
+            "arming::change_of_user_signal",
+            &[Need::Root],
+            change_of_user_signal,
+        ),
+        test("arming::no_pidfd", &[], no_pidfd),
+        test("arming::no_pidfd_no_watcher", &[], no_pidfd_no_watcher),
+        test("arming::step_errors", &[], step_errors),
+    ]);
+    tests
+}
+
+impl Launched {
+    fn pid(&mut self) -> Fallible<i32> {
+        Ok(self.session.ask("pid")?.parse()?)
+    }
+
+    fn launcher_pid(&self) -> u32 {
+        self.launcher.0.id()
+    }
+
+    fn armed(&mut self, command: &str) -> Outcome {
+        let answer = self.session.ask(command)?;
+        ensure!(answer.starts_with("armed: "), "{command}: {answer}");
+        Ok(())
+    }
+
+    /// The launcher's end is the captive's.
+    fn ends_with_launcher(&mut self) -> Outcome {
+        self.session.ask("pid")?;
+        self.kill_launcher()?;
+        self.session.ended()
+    }
+
+    /// The launcher's end is not the captive's: whoever watched has ended, and it still answers.
+    fn survives_launcher(&mut self) -> Outcome {
+        let pid = self.pid()?;
+        self.kill_launcher()?;
+        watchers_leave(pid)?;
+        self.session.ask("pid")?;
+        Ok(())
+    }
+}
+
+fn watchers(pid: i32) -> Fallible<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let path = entry?.path();
+        // A thread may end while it is looked at.
+        let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+        if name.trim_end() == WATCHER {
+            let tid = path.file_name().and_then(|tid| tid.to_str());
+            found.push(tid.ok_or("a tid")?.parse()?);
+        }
+    }
+    Ok(found)
+}
+
+fn watchers_leave(pid: i32) -> Outcome {
+    let deadline = Instant::now() + HANG;
+    while !watchers(pid)?.is_empty() {
+        ensure!(Instant::now() < deadline, "the watcher stays");
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn ends(arm: &str) -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.armed(arm)?;
+    it.session.expect("alive", "true")?;
+    it.ends_with_launcher()
+}
+
+fn unarmed_survives() -> Outcome {
+    let tag = Tag::new();
+    Launched::captive(&tag)?.survives_launcher()
+}
+
+fn parent_pidfd() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    // Any process, parent or not.
+    let mut other = Launched::captive(&tag)?;
+    let arm = format!("arm pidfd={}", other.launcher_pid());
+    it.armed(&arm)?;
+    it.kill_launcher()?;
+    it.session.expect("alive", "true")?;
+    other.kill_launcher()?;
+    it.session.ended()
+}
+
+fn parent_gone_already() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    let launcher = it.launcher_pid();
+    it.pid()?;
+    it.kill_launcher()?;
+    for arm in [
+        format!("arm expect={launcher}"),
+        format!("arm fd={LIFELINE}"),
+    ] {
+        it.session
+            .expect_parts(&arm, &["error ParentGone", "is gone"])?;
+    }
+    it.session.expect("pdeathsig", "0")?;
+    let pid = it.pid()?;
+    ensure!(watchers(pid)?.is_empty(), "a watcher");
+    Ok(())
+}
+
+fn signal_choice() -> Outcome {
+    for (name, number) in [("USR1", libc::SIGUSR1), ("RTMIN+3", libc::SIGRTMIN() + 3)] {
+        for mechanism in ["pidfd", "signal"] {
+            let tag = Tag::new();
+            let mut it = Launched::captive(&tag)?;
+            it.session.expect(&format!("handle {number}"), "handled")?;
+            it.armed(&format!("arm signal={name} mechanism={mechanism}"))?;
+            it.survives_launcher()?;
+            let deadline = Instant::now() + HANG;
+            let caught = loop {
+                let caught = it.session.ask("caught")?;
+                if !caught.starts_with("0 ") || Instant::now() >= deadline {
+                    break caught;
+                }
+            };
+            ensure!(caught == format!("{number} on the main thread"), "{caught}");
+        }
+    }
+    Ok(())
+}
+
+const NOT_ENDING: [&str; 2] = ["ignore 15", "block 15"];
+
+fn kill_after() -> Outcome {
+    for deaf in NOT_ENDING {
+        let tag = Tag::new();
+        let mut it = Launched::captive(&tag)?;
+        it.session.ask(deaf)?;
+        it.armed("arm grace=100")?;
+        it.ends_with_launcher()?;
+    }
+    Ok(())
+}
+
+fn no_kill() -> Outcome {
+    for deaf in NOT_ENDING {
+        let tag = Tag::new();
+        let mut it = Launched::captive(&tag)?;
+        it.session.ask(deaf)?;
+        it.armed("arm")?;
+        it.survives_launcher()?;
+    }
+    Ok(())
+}
+
+fn told(form: &str) -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.armed(&format!("arm form={form}"))?;
+    it.session.expect("event-now", "None")?;
+    let launcher = it.launcher_pid();
+    it.survives_launcher()?;
+    it.session.expect(
+        "event",
+        &format!("Some(ParentExited {{ pid: Some({launcher}) }})"),
+    )?;
+    // The watcher has ended: there is no second.
+    it.session.expect("event-now", "None")?;
+    it.session.expect("alive", "false")
+}
+
+fn disarm() -> Outcome {
+    for how in [
+        "",
+        "mechanism=signal",
+        "second",
+        "grace=100",
+        "form=channel",
+    ] {
+        let tag = Tag::new();
+        let mut it = Launched::captive(&tag)?;
+        it.armed(&format!("arm {how}"))?;
+        it.session.expect("disarm", "done")?;
+        it.session.expect("pdeathsig", "0")?;
+        let pid = it.pid()?;
+        watchers_leave(pid)?;
+        it.survives_launcher()?;
+    }
+    Ok(())
+}
+
+fn dropped() -> Outcome {
+    for how in ["", "mechanism=signal", "grace=100"] {
+        let tag = Tag::new();
+        let mut it = Launched::captive(&tag)?;
+        it.armed(&format!("arm {how}"))?;
+        it.session.expect("drop", "dropped")?;
+        it.ends_with_launcher()?;
+    }
+    Ok(())
+}
+
+/// A captive that is armed, and a child it has forked.
+fn forked(tag: &Tag, arm: &str) -> Fallible<(Launched, Session)> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path)?;
+    let mut it = Launched::captive(tag)?;
+    it.armed(arm)?;
+    let told = it.session.ask(&format!("fork {}", path.display()))?;
+    let mut child = Session::accept(&listener)?;
+    let itself = child.answer()?;
+    ensure!(told == itself, "{told} and {itself}");
+    Ok((it, child))
+}
+
+fn fork() -> Outcome {
+    let tag = Tag::new();
+    let (mut it, mut child) = forked(&tag, "arm")?;
+    child.expect("alive", "true")?;
+    it.ends_with_launcher()?;
+    child.expect("alive", "false")?;
+    // The handle is inert in the child, whatever is done with it.
+    let tag = Tag::new();
+    let (mut it, mut child) = forked(&tag, "arm")?;
+    child.expect("disarm", "done")?;
+    it.session.expect("alive", "true")?;
+    it.ends_with_launcher()?;
+    child.ask("pid")?;
+    Ok(())
+}
+
+fn fork_rearmed() -> Outcome {
+    let tag = Tag::new();
+    let (mut it, mut child) = forked(&tag, "arm")?;
+    child.expect("rearm", "done")?;
+    // Its own parent's end is nothing to it, the original's is.
+    it.session.tell("exit 0")?;
+    it.session.ended()?;
+    child.expect("alive", "true")?;
+    drop(it);
+    child.ended()?;
+    // Each ends its own binding.
+    let tag = Tag::new();
+    let (mut it, mut child) = forked(&tag, "arm")?;
+    child.expect("rearm", "done")?;
+    it.session.expect("disarm", "done")?;
+    it.survives_launcher()?;
+    child.ended()?;
+    let tag = Tag::new();
+    let (mut it, mut child) = forked(&tag, "arm")?;
+    child.expect("rearm", "done")?;
+    child.expect("disarm", "done")?;
+    it.ends_with_launcher()?;
+    child.ask("pid")?;
+    // A rearm that comes too late says so.
+    let tag = Tag::new();
+    let (mut it, mut child) = forked(&tag, "arm")?;
+    it.ends_with_launcher()?;
+    child.expect_parts("rearm", &["error ParentGone"])
+}
+
+/// Before or after the fork: what was the parent's descriptor is not taken for it.
+fn fork_closefrom() -> Outcome {
+    let file = tempfile::NamedTempFile::new()?;
+    let reuse = format!("reuse {}", file.path().display());
+    for reused in [false, true] {
+        let tag = Tag::new();
+        let (_it, mut child) = forked(&tag, "arm")?;
+        child.expect("closefrom", "0")?;
+        if reused {
+            child.expect(&reuse, "reused")?;
+        }
+        child.expect_parts("rearm", &["error Os", "Bad file descriptor"])?;
+        child.ask("pid")?;
+    }
+    Ok(())
+}
+
+fn fork_by_signal_only() -> Outcome {
+    let tag = Tag::new();
+    let (_it, mut child) = forked(&tag, "arm mechanism=signal")?;
+    child.expect("pdeathsig", "0")?;
+    child.expect_parts("rearm", &["error NeedsWatcher(ParentDeathSignal)"])
+}
+
+fn closefrom() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.armed("arm")?;
+    it.session.expect("closefrom", "0")?;
+    it.ends_with_launcher()
+}
+
+/// After closefrom() the handle's numbers may mean anything: nothing is written to or closed, and the
+/// parent is not taken for gone.
+fn descriptors_reused() -> Outcome {
+    for how in ["", "form=channel", "fd=10"] {
+        let file = tempfile::NamedTempFile::new()?;
+        let reuse = format!("reuse {}", file.path().display());
+        let tag = Tag::new();
+        let mut it = Launched::captive(&tag)?;
+        it.armed(&format!("arm {how}"))?;
+        it.session.expect("closefrom", "0")?;
+        it.session.expect("alive", "true")?;
+        it.session.expect(&reuse, "reused")?;
+        it.session.expect("alive", "true")?;
+        it.session.expect("rearm", "done")?;
+        it.session
+            .expect_parts("disarm", &["error Os", "Bad file descriptor"])?;
+        // Every number still means the file, and nobody has written to it.
+        it.session.expect("file-size", "Ok(Some(0))")?;
+        if how != "form=channel" {
+            it.ends_with_launcher()?;
+        }
+    }
+    Ok(())
+}
+
+fn holds_no_descriptors() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.session.expect("pipe", "made")?;
+    it.armed("arm")?;
+    it.session.expect("pipe-ends", "true")
+}
+
+fn without_close_range() -> Outcome {
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        let deny = format!("deny {} {errno}", libc::SYS_close_range);
+        let launched = |tag: &Tag| -> Fallible<Launched> {
+            let mut it = Launched::captive(tag)?;
+            it.session.expect(&deny, "denied")?;
+            it.armed("arm")?;
+            Ok(it)
+        };
+        let tag = Tag::new();
+        launched(&tag)?.ends_with_launcher()?;
+        let mut it = launched(&tag)?;
+        it.session.expect("pipe", "made")?;
+        it.session.expect("pipe-ends", "true")?;
+        it.session.expect("disarm", "done")?;
+        it.survives_launcher()?;
+    }
+    Ok(())
+}
+
+fn watcher_blocks_signals() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.session.expect("handle 10", "handled")?;
+    it.armed("arm")?;
+    let pid = it.pid()?;
+    let [watcher] = watchers(pid)?[..] else {
+        return Err("not one watcher".into());
+    };
+    let blocked = status_field(watcher, "SigBlk").unwrap_or_default();
+    // All but SIGKILL, SIGSTOP, and 32 and 33, by which the C library changes ids in all threads.
+    ensure!(blocked == "fffffffe7ffbfeff", "{blocked}");
+    let main = status_field(pid, "SigBlk").unwrap_or_default();
+    ensure!(main == "0000000000000000", "the program's mask: {main}");
+    // No thread but the main one, which blocks it, could run the handler.
+    it.session.expect("block 10", "0")?;
+    it.session.expect("raise 10", "raised")?;
+    let pending = status_field(pid, "ShdPnd").unwrap_or_default();
+    ensure!(pending == "0000000000000200", "{pending}");
+    it.session.expect("caught", "0 on the no thread")?;
+    it.session.expect("unblock 10", "0")?;
+    it.session.expect("caught", "10 on the main thread")
+}
+
+fn pid_1() -> Outcome {
+    let between = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let tag = Tag::new();
+    let mut it = Launched::through(&tag, &between)?;
+    it.session.expect("pid", "1")?;
+    // Its parent has no pid here.
+    it.session.expect_parts("arm", &["error ParentOutside"])?;
+    // A signal at its default disposition is dropped.
+    it.session.expect("raise 15", "raised")?;
+    it.session.expect("raise 9", "raised")?;
+    it.armed(&format!("arm fd={LIFELINE}"))?;
+    it.ends_with_launcher()?;
+    // A handler is run as in any process.
+    let tag = Tag::new();
+    let mut it = Launched::through(&tag, &between)?;
+    it.session.expect("handle 15", "handled")?;
+    it.armed(&format!("arm fd={LIFELINE} grace=100"))?;
+    it.ends_with_launcher()
+}
+
+fn reports() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    let launcher = it.launcher_pid();
+    let mut report = |how: &str, text: &str, limits: &str| -> Outcome {
+        it.session
+            .expect(&format!("arm {how}"), &format!("armed: {text}"))?;
+        it.session.expect("limits", limits)?;
+        it.session.expect("disarm", "done")
+    };
+    report(
+        "",
+        &format!("pidfd on the parent {launcher}, process-scoped: TERM"),
+        "[Stopped, ParentsMemory, Fork, ParentsExec, Exec, AdoptedBefore]",
+    )?;
+    report(
+        &format!("expect={launcher} signal=INT grace=1500"),
+        &format!("pidfd on the expected parent {launcher}, process-scoped: INT, KILL after 1.5s"),
+        "[Stopped, ParentsMemory, Fork, ParentsExec, Exec]",
+    )?;
+    report(
+        &format!("expect={launcher} form=channel"),
+        &format!("pidfd on the expected parent {launcher}, process-scoped"),
+        "[Stopped, ParentsMemory, Fork, ParentsExec, Exec]",
+    )?;
+    report(
+        "second",
+        &format!("pidfd and parent-death signal on the parent {launcher}, thread-scoped: TERM"),
+        "[Stopped, ParentsMemory, Fork, ParentsExec, Exec, AdoptedBefore, ThreadScope, \
+         Credentials, SendersPermission]",
+    )?;
+    report(
+        "mechanism=signal",
+        &format!("parent-death signal on the parent {launcher}, thread-scoped: TERM"),
+        "[Stopped, ParentsMemory, Fork, AdoptedBefore, ThreadScope, Credentials, \
+         SendersPermission]",
+    )?;
+    report(
+        &format!("pidfd={launcher}"),
+        "pidfd on the parent's descriptor, process-scoped: TERM",
+        "[Stopped, ParentsMemory, Fork, ParentsExec, Exec]",
+    )?;
+    report(
+        &format!("fd={LIFELINE}"),
+        "pidfd on the parent's descriptor, process-scoped: TERM",
+        "[Stopped, ParentsMemory, Fork, ParentsExec, Exec, OtherWriters]",
+    )
+}
+
+fn wrong_parent() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    let (launcher, pid) = (it.launcher_pid(), it.pid()?);
+    for wrong in [
+        "1".to_owned(),
+        pid.to_string(),
+        std::process::id().to_string(),
+    ] {
+        for mechanism in ["", "mechanism=signal", "second"] {
+            it.session.expect_parts(
+                &format!("arm expect={wrong} {mechanism}"),
+                &[
+                    &format!(
+                        "error ParentGone {{ expected: Some({wrong}), found: Some({launcher})"
+                    ),
+                    &format!("the parent process {wrong} is gone (the parent is {launcher} now)"),
+                ],
+            )?;
+        }
+    }
+    // Nothing is armed.
+    it.session.expect("pdeathsig", "0")?;
+    ensure!(watchers(pid)?.is_empty(), "a watcher");
+    it.survives_launcher()
+}
+
+fn writer_held_here() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.session.expect("pipe", "made")?;
+    it.session.expect_parts(
+        "arm own-pipe",
+        &["error WriterHeldHere", "is a write end of the pipe"],
+    )
+}
+
+fn not_a_parent_fd() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    // The conversation's own socket would be closed with the error: a copy of it.
+    it.session.expect("pipe", "made")?;
+    let answer = it.session.ask("arm fd=2")?;
+    ensure!(answer.starts_with("error NotAParentFd"), "{answer}");
+    it.session.expect_parts(
+        "arm mechanism=signal pidfd=1",
+        &["error NeedsWatcher(ParentDeathSignal)"],
+    )?;
+    it.session
+        .expect_parts("arm mechanism=kqueue", &["error Unsupported(Some(Kqueue))"])
+}
+
+fn twice() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.armed("arm")?;
+    it.armed("arm")?;
+    it.ends_with_launcher()?;
+    // The second's end is not the first's.
+    let mut it = Launched::captive(&tag)?;
+    it.armed("arm")?;
+    it.armed("arm")?;
+    it.session.expect("disarm", "done")?;
+    it.ends_with_launcher()
+}
+
+/// A thread that has ended since.
+fn from_a_thread() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    for how in ["mechanism=signal", "second"] {
+        it.session
+            .expect_parts(&format!("arm-in-thread {how}"), &["error NotMainThread"])?;
+    }
+    let pid = it.pid()?;
+    watchers_leave(pid)?;
+    it.armed("arm-in-thread")?;
+    it.ends_with_launcher()
+}
+
+fn change_of_user_pidfd() -> Outcome {
+    let tag = Tag::new();
+    let mut it = Launched::captive(&tag)?;
+    it.armed("arm")?;
+    it.session.expect("become 65534", "changed")?;
+    it.session.expect("rearm", "done")?;
+    it.ends_with_launcher()
+}
+
+fn change_of_user_signal() -> Outcome {
+    let changed = |tag: &Tag| -> Fallible<Launched> {
+        let mut it = Launched::captive(tag)?;
+        it.armed("arm mechanism=signal")?;
+        it.session.expect("pdeathsig", "15")?;
+        it.session.expect("become 65534", "changed")?;
+        it.session.expect("pdeathsig", "0")?;
+        Ok(it)
+    };
+    let tag = Tag::new();
+    changed(&tag)?.survives_launcher()?;
+    let mut it = changed(&tag)?;
+    it.session.expect("rearm", "done")?;
+    it.session.expect("pdeathsig", "15")?;
+    it.ends_with_launcher()
+}
+
+/// As before Linux 5.3, and under seccomp profiles older than the system call.
+fn without_pidfd(tag: &Tag, errno: i32) -> Fallible<Launched> {
+    let mut it = Launched::captive(tag)?;
+    let deny = format!("deny {} {errno}", libc::SYS_pidfd_open);
+    it.session.expect(&deny, "denied")?;
+    Ok(it)
+}
+
+fn no_pidfd() -> Outcome {
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        let tag = Tag::new();
+        let mut it = without_pidfd(&tag, errno)?;
+        let launcher = it.launcher_pid();
+        it.session.expect(
+            "arm",
+            &format!("armed: parent-death signal on the parent {launcher}, thread-scoped: TERM"),
+        )?;
+        it.session.expect_parts("limits", &["AdoptedBefore"])?;
+        it.session.expect("disarm", "done")?;
+        it.session.expect(
+            &format!("arm expect={launcher}"),
+            &format!(
+                "armed: parent-death signal on the expected parent {launcher}, thread-scoped: TERM"
+            ),
+        )?;
+        it.ends_with_launcher()?;
+    }
+    Ok(())
+}
+
+fn no_pidfd_no_watcher() -> Outcome {
+    let tag = Tag::new();
+    let mut it = without_pidfd(&tag, libc::ENOSYS)?;
+    for how in ["grace=100", "form=channel", "form=callback"] {
+        it.session.expect_parts(
+            &format!("arm {how}"),
+            &["error NeedsWatcher(ParentDeathSignal)"],
+        )?;
+    }
+    it.session.expect_parts(
+        "arm mechanism=pidfd",
+        &[
+            "error Os",
+            "opening a pidfd on the parent",
+            "Function not implemented",
+        ],
+    )?;
+    it.session.expect("pdeathsig", "0")?;
+    // A descriptor that is there needs no opening.
+    it.armed(&format!("arm fd={LIFELINE} grace=100"))?;
+    it.ends_with_launcher()
+}
+
+fn step_errors() -> Outcome {
+    for (call, how, message) in [
+        (
+            libc::SYS_eventfd2,
+            "",
+            "making the watcher's wake-up descriptor failed: ",
+        ),
+        (libc::SYS_clone3, "", "starting the watcher thread failed: "),
+        (
+            libc::SYS_prctl,
+            "second",
+            "setting the parent-death signal TERM failed: ",
+        ),
+    ] {
+        let tag = Tag::new();
+        let mut it = Launched::captive(&tag)?;
+        let errno = libc::EAGAIN;
+        let only = if call == libc::SYS_prctl {
+            format!("0 {}", libc::PR_SET_PDEATHSIG)
+        } else {
+            String::new()
+        };
+        it.session
+            .expect(&format!("deny {call} {errno} {only}"), "denied")?;
+        it.session.expect_parts(
+            &format!("arm {how}"),
+            &["error Os", message, "Resource temporarily unavailable"],
+        )?;
+        it.session.expect("pdeathsig", "0")?;
+        let pid = it.pid()?;
+        watchers_leave(pid)?;
+        let blocked = status_field(pid, "SigBlk").unwrap_or_default();
+        ensure!(blocked == "0000000000000000", "left blocked: {blocked}");
+        it.survives_launcher()?;
+    }
+    Ok(())
+}
