@@ -277,7 +277,7 @@ pub fn idle(args: Vec<OsString>) -> i32 {
     pause()
 }
 
-/// `bound-captive [OPTIONS]`: binds itself with the library and is called `captive` then; status 3 with the
+/// `bound [OPTIONS]`: binds itself with the library and is called `captive` then; status 3 with the
 /// error if that fails.
 pub fn captive(args: Vec<OsString>) -> i32 {
     let mut binding = ExitWithParent::new();

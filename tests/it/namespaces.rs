@@ -270,7 +270,7 @@ fn recycled_pid_library() -> Outcome {
         let (out, err) = recycle(&[
             this,
             "--role",
-            "bound-captive",
+            "bound",
             mechanism,
             "--expect-parent",
             "{pid}",
@@ -513,18 +513,7 @@ fn subreaper_told() -> Outcome {
         ]
         .to_vec()
     };
-    let captive = |flag, value| {
-        [
-            this,
-            "--role",
-            "bound-captive",
-            "--note",
-            "FILE",
-            flag,
-            value,
-        ]
-        .to_vec()
-    };
+    let captive = |flag, value| [this, "--role", "bound", "--note", "FILE", flag, value].to_vec();
     let cases: [(&[&str], Vec<&str>); 6] = [
         (&[], run_with("--expect-parent", "{pid}")),
         (&["--fd", "pidfd"], run_with("--parent-fd", "{fd}")),
@@ -561,7 +550,7 @@ fn subreaper_untold() -> Outcome {
         ),
         (
             "captive",
-            [this, "--role", "bound-captive", "--note", "FILE"].to_vec(),
+            [this, "--role", "bound", "--note", "FILE"].to_vec(),
         ),
     ];
     for (comm, command) in cases {
