@@ -262,6 +262,11 @@ impl Seen {
                 "--expect-parent and --parent-fd go with exit-with-parent=on",
             ));
         }
+        if let (ParentFlag::Fd(parent), Some(status)) = (self.parent, self.status_fd) {
+            if parent == status {
+                return Err(usage("--parent-fd and --status-fd are the same descriptor"));
+            }
+        }
         if !bound && (self.signal.is_some() || self.kill_after.is_some()) {
             return Err(usage(
                 "--signal and --kill-after go with exit-with-parent=on",

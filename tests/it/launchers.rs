@@ -3,6 +3,11 @@
 //! Each is a process of its own that starts with one thread. Those a test waits for give themselves a
 //! name (`comm`) once they are ready, and end only when they are told to or killed.
 
+#![allow(
+    clippy::zombie_processes,
+    reason = "launchers leave children behind: that is what is tested"
+)]
+
 use std::ffi::{CStr, CString, OsString};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -143,7 +148,13 @@ pub fn launch(args: Vec<OsString>) -> i32 {
     if launch.new_pid_namespace {
         unshare(libc::CLONE_NEWPID);
         if launch.holder {
-            role("idle").arg("holder").spawn().unwrap();
+            // Without our output: whoever reads that to its end does not wait for the holder.
+            role("idle")
+                .arg("holder")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
         }
     }
     let mut command = launch.command(given.as_ref().map(|(fd, _)| fd.as_raw_fd()));
@@ -266,7 +277,7 @@ pub fn idle(args: Vec<OsString>) -> i32 {
     pause()
 }
 
-/// `captive [OPTIONS]`: binds itself with the library and is called `captive` then; status 3 with the
+/// `bound [OPTIONS]`: binds itself with the library and is called `captive` then; status 3 with the
 /// error if that fails.
 pub fn captive(args: Vec<OsString>) -> i32 {
     let mut binding = ExitWithParent::new();

@@ -312,6 +312,9 @@ fn kill(witness: &Witness) -> Outcome {
     Ok(())
 }
 
+type Body = fn() -> Outcome;
+type BodyWith = fn(Program) -> Outcome;
+
 /// All tests of this module.
 pub fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -338,7 +341,7 @@ pub fn tests() -> Vec<Trial> {
     for program in [NBDKIT_NOBODY, QEMU_NOBODY] {
         changes_user_itself(program, &mut trials);
     }
-    let named: [(&str, fn() -> Outcome); 9] = [
+    let named: [(&str, Body); 9] = [
         ("deaf", deaf),
         ("command_stopped", command_stopped),
         ("launcher_exits", || launcher_ends_by(orders::EXIT)),
@@ -355,7 +358,7 @@ pub fn tests() -> Vec<Trial> {
     trials
 }
 
-fn signal_tests() -> [(&'static str, fn() -> Outcome); 8] {
+fn signal_tests() -> [(&'static str, Body); 8] {
     [
         ("signal_once", || signal_once(Interference::None)),
         ("signal_once_by_the_guard", || {
@@ -373,7 +376,7 @@ fn signal_tests() -> [(&'static str, fn() -> Outcome); 8] {
 }
 
 fn changes_user_itself(program: Program, trials: &mut Vec<Trial>) {
-    let bodies: [(&str, fn(Program) -> Outcome); 7] = [
+    let bodies: [(&str, BodyWith); 7] = [
         ("launcher_killed", |program| launcher_killed(program, "")),
         ("run_with_killed", |program| run_with_killed(program, "")),
         ("without_the_option", |program| {
