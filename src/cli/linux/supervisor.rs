@@ -179,10 +179,12 @@ impl Supervisor {
     }
 
     /// The command has exec'ed, or it never will.
-    fn started(&mut self, starting: &Starting) -> Result<(), Failure> {
+    fn started(&mut self, starting: Starting) -> Result<(), Failure> {
         if let Some(failure) = starting.failure(&self.page) {
             return Err(failure);
         }
+        // Before `settle`: it closes what this owns.
+        drop(starting);
         self.settle();
         let announced = self.announce();
         if announced.is_err() {
@@ -228,7 +230,7 @@ impl Supervisor {
             let ended = self.read_signals();
             if ended.is_some() || self.starting.as_ref().is_some_and(Starting::is_over) {
                 if let Some(starting) = self.starting.take() {
-                    failed = self.started(&starting).err();
+                    failed = self.started(starting).err();
                 }
             }
             if let Some(end) = ended {
