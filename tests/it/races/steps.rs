@@ -114,6 +114,7 @@ enum Reached {
 struct Progress {
     execs: usize,
     armed: bool,
+    guarded: bool,
     forked: bool,
     command_runs: bool,
 }
@@ -203,9 +204,12 @@ impl<'a> Run<'a> {
                     }
                     trace::resume(pid, 0)?;
                 }
-                Event::Made { child, vfork } => {
-                    let who = if vfork { Who::Command } else { Who::Guard };
-                    self.progress.forked |= vfork;
+                Event::Made { child } => {
+                    // The guard is made first, and again if it ends; the command once.
+                    let is_command = self.progress.guarded && !self.progress.forked;
+                    let who = if is_command { Who::Command } else { Who::Guard };
+                    self.progress.forked |= is_command;
+                    self.progress.guarded = true;
                     self.tracee(child).who = who;
                     self.unpark(child)?;
                     trace::resume(pid, 0)?;

@@ -33,7 +33,6 @@ pub enum Event {
     /// It has made a process, which is traced too.
     Made {
         child: i32,
-        vfork: bool,
     },
     Exec,
     /// A signal is about to be delivered.
@@ -128,12 +127,11 @@ fn event(pid: i32, status: i32) -> io::Result<Event> {
     Ok(match status >> 16 {
         0 => Event::Signal(signal),
         libc::PTRACE_EVENT_EXEC => Event::Exec,
-        what @ (libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE) => {
+        libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
             let mut child: libc::c_ulong = 0;
             request(libc::PTRACE_GETEVENTMSG, pid, 0, &raw mut child as usize)?;
             Event::Made {
                 child: child as i32,
-                vfork: what == libc::PTRACE_EVENT_VFORK,
             }
         }
         _ => Event::Stop,
