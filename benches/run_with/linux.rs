@@ -138,6 +138,8 @@ fn kill(command: &[&str], gib: usize) -> Duration {
         .read_line(&mut line)
         .unwrap();
     let sleeper = pidfd(descendant(launcher.id(), "sleep"));
+    // Everybody at rest: what is measured is the end, not the start.
+    std::thread::sleep(Duration::from_millis(20));
     let start = Instant::now();
     launcher.kill().unwrap();
     wait_for(&sleeper);
@@ -186,6 +188,7 @@ fn memory() {
     let mut tini = start(&["tini", "-s", "--", "sleep", "1000"]);
     let mut ours = start(&[RUN_WITH, "exit-with-parent=on", "--", "sleep", "1000"]);
     let guard = descendant(ours.id(), "run-with-guard");
+    std::thread::sleep(Duration::from_millis(20));
     let (of_tini, of_ours, of_guard) = (private(tini.id()), private(ours.id()), private(guard));
     println!("private memory (Private_Clean + Private_Dirty) to tini's");
     println!("  supervisor {:.2}", of_ours as f64 / of_tini as f64);
