@@ -10,8 +10,8 @@ use std::{fs, thread};
 use libtest_mimic::Trial;
 
 use crate::roles::launcher::LIFELINE;
-use crate::support::process::status_field;
-use crate::support::{Fallible, HANG, Launched, Need, Outcome, Session, Tag, test};
+use crate::support::process::{await_that, state, status_field};
+use crate::support::{Fallible, HANG, Launched, Need, Outcome, Session, Tag, Witness, test};
 
 /// Of the watcher thread, as the kernel keeps it: 15 bytes.
 const WATCHER: &str = "exit-with-paren";
@@ -50,6 +50,12 @@ pub fn tests() -> Vec<Trial> {
         test("arming::descriptors_reused", &[], descriptors_reused),
         test("arming::holds_no_descriptors", &[], holds_no_descriptors),
         test("arming::without_close_range", &[], without_close_range),
+        test("arming::descriptor_limit", &[], descriptor_limit),
+        test(
+            "arming::descriptor_limit_grace",
+            &[],
+            descriptor_limit_grace,
+        ),
         test(
             "arming::watcher_blocks_signals",
             &[],
@@ -420,6 +426,67 @@ fn without_close_range() -> Outcome {
     Ok(())
 }
 
+/// A captive that may open no more descriptors, and whose system calls were begun again since:
+/// poll(2) refuses more descriptors than RLIMIT_NOFILE.
+fn limited(tag: &Tag, limit: u32, arm: &str) -> Fallible<Launched> {
+    let mut it = Launched::captive(tag)?;
+    it.armed(arm)?;
+    it.session
+        .expect(&format!("limit-descriptors {limit}"), "limited")?;
+    let pid = it.pid()?;
+    let witness = Witness::of(pid)?;
+    witness.signal(libc::SIGSTOP);
+    await_that("the stop", || state(pid) == Some('T'))?;
+    witness.signal(libc::SIGCONT);
+    Ok(it)
+}
+
+fn descriptor_limit() -> Outcome {
+    for limit in [0, 1] {
+        for how in ["", &format!("fd={LIFELINE}")] {
+            let tag = Tag::new();
+            let mut it = limited(&tag, limit, &format!("arm {how}"))?;
+            it.session.expect("alive", "true")?;
+            it.ends_with_launcher()?;
+            let tag = Tag::new();
+            let mut it = limited(&tag, limit, &format!("arm form=channel {how}"))?;
+            it.survives_launcher()?;
+            it.session.expect("alive", "false")?;
+            let tag = Tag::new();
+            let mut it = limited(&tag, limit, &format!("arm {how}"))?;
+            it.session.expect("disarm", "done")?;
+            it.survives_launcher()?;
+        }
+    }
+    Ok(())
+}
+
+/// The watcher sleeps through its grace, however often the parent is gone.
+fn descriptor_limit_grace() -> Outcome {
+    let tag = Tag::new();
+    let mut it = limited(&tag, 0, "arm form=signal grace=600000")?;
+    it.session.expect("ignore 15", "ignored")?;
+    let pid = it.pid()?;
+    let [watcher] = watchers(pid)?[..] else {
+        return Err("not one watcher".into());
+    };
+    it.kill_launcher()?;
+    // The grace has begun once the watcher has slept, and been woken, and sleeps again.
+    await_that("the parent's end", || {
+        it.session.ask("alive").is_ok_and(|alive| alive == "false")
+    })?;
+    await_that("the watcher's sleep", || state(watcher) == Some('S'))?;
+    let ran = || status_field(watcher, "voluntary_ctxt_switches");
+    let before = ran();
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(5));
+        ensure!(state(watcher) == Some('S'), "the watcher runs");
+    }
+    ensure!(before.is_some() && before == ran(), "the watcher woke up");
+    it.session.expect("disarm", "done")?;
+    watchers_leave(pid)
+}
+
 fn watcher_blocks_signals() -> Outcome {
     let tag = Tag::new();
     let mut it = Launched::captive(&tag)?;
@@ -676,6 +743,11 @@ fn step_errors() -> Outcome {
     for (call, how, message) in [
         (
             libc::SYS_eventfd2,
+            "",
+            "making the watcher's wake-up descriptor failed: ",
+        ),
+        (
+            libc::SYS_epoll_create1,
             "",
             "making the watcher's wake-up descriptor failed: ",
         ),

@@ -60,7 +60,7 @@ impl Parent {
             events,
             known: Known::Descriptor,
         };
-        if parent.is_gone() {
+        if parent.has_ended().map_err(ArmError::os(step))? {
             return Err(ArmError::ParentGone {
                 expected: None,
                 found: None,
@@ -69,10 +69,21 @@ impl Parent {
         Ok(parent)
     }
 
-    /// Whether the parent has ended.
-    pub(crate) fn is_gone(&self) -> bool {
+    /// Whether the parent has ended. EINVAL if RLIMIT_NOFILE is 0: then poll(2) looks at nothing.
+    pub(crate) fn has_ended(&self) -> Result<bool, Errno> {
         let mut fds = [self.poll_fd()];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+        loop {
+            match poll(&mut fds, PollTimeout::ZERO) {
+                Err(Errno::EINTR) => {}
+                answer => return answer.map(|ready| ready > 0),
+            }
+        }
+    }
+
+    /// As [`has_ended`](Self::has_ended); one that cannot be looked at has.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.has_ended().unwrap_or(true)
     }
 
     /// What to poll for: any answer at all means that the parent is gone.
