@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::{Step, TeardownError};
@@ -130,13 +129,10 @@ impl Helper {
         if sys::getpid() != self.owner {
             return false;
         }
-        let mut fds = [PollFd::new(self.resources.pidfd.as_fd(), PollFlags::POLLIN)];
-        loop {
-            match poll(&mut fds, PollTimeout::ZERO) {
-                Err(Errno::EINTR) => {}
-                answer => return answer == Ok(0),
-            }
-        }
+        // Not poll(2), which looks at nothing when RLIMIT_NOFILE is 0. Nothing is reaped.
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let pidfd = Id::PIDFd(self.resources.pidfd.as_fd());
+        waitid(pidfd, ended | WaitPidFlag::__WALL) == Ok(WaitStatus::StillAlive)
     }
 
     pub(super) fn end(self) -> Result<(), TeardownError> {
@@ -317,9 +313,12 @@ extern "C" fn helper(shared: *mut c_void) -> c_int {
             // A process that exits closes its descriptors before it is waitable, and who waits for
             // it has to run. To free memory meanwhile would compete with both for the processor:
             // a kernel that does not preempt its own work lets them wait for a clock tick.
-            if sys::poll_within(process, libc::POLLIN, LAST_STEPS) == Ok(true) {
-                let _ = sys::poll_within(process, 0, REAPER_FIRST);
-            }
+            let _ = match sys::poll_within(process, libc::POLLIN, LAST_STEPS) {
+                Ok(true) => sys::poll_within(process, 0, REAPER_FIRST),
+                // RLIMIT_NOFILE is 0: nothing can be polled, but time passes.
+                Err(_) => sys::poll(&mut [], Some(REAPER_FIRST)).map(|_| false),
+                late => late,
+            };
         }
         Err((step, errno)) => {
             shared.step.store(step, Ordering::Relaxed);

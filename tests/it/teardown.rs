@@ -52,6 +52,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         }),
         test("teardown::exec_zombie", &[], exec_zombie),
         test("teardown::closefrom", &[], closefrom),
+        test("teardown::descriptor_limit", &[], descriptor_limit),
         test("teardown::fork", &[], forked_handle),
         test("teardown::second_start", &[], second_start),
         test(
@@ -442,6 +443,24 @@ fn closefrom() -> Outcome {
     ensure!(helper.gone(), "the helper did not end");
     main.tell("exit 4")?;
     ensure!(main.reap()?.code() == Some(4), "main did not end as told");
+    leaves(&helper)
+}
+
+/// poll(2) looks at nothing then.
+fn descriptor_limit() -> Outcome {
+    let tag = Tag::new();
+    let (mut main, helper) = Main::started(&tag, 1)?;
+    main.expect("limit-descriptors 0", "limited")?;
+    main.expect("running", "true")?;
+    helper.signal(libc::SIGKILL);
+    ensure!(helper.gone(), "SIGKILL did not kill it");
+    main.expect("running", "false")?;
+    // Asking has not reaped it.
+    ensure!(state(helper.pid) == Some('Z'), "{:?}", state(helper.pid));
+    main.expect("end", "ended")?;
+    let (mut main, helper) = Main::started(&tag, 1)?;
+    main.expect("limit-descriptors 0", "limited")?;
+    main.kill()?;
     leaves(&helper)
 }
 
