@@ -16,6 +16,8 @@ use crate::support::{Fallible, HANG, Launched, Need, Outcome, Session, Tag, Witn
 /// Of the watcher thread, as the kernel keeps it: 15 bytes.
 const WATCHER: &str = "exit-with-paren";
 
+const NAMESPACES: &[Need] = &[Need::Root, Need::Program("unshare")];
+
 pub fn tests() -> Vec<Trial> {
     let mut tests = Vec::new();
     for (name, how) in [
@@ -46,6 +48,8 @@ pub fn tests() -> Vec<Trial> {
         test("arming::fork_rearmed", &[], fork_rearmed),
         test("arming::fork_closefrom", &[], fork_closefrom),
         test("arming::fork_by_signal_only", &[], fork_by_signal_only),
+        test("arming::fork_same_pid", NAMESPACES, fork_same_pid),
+        test("arming::fork_same_tid", NAMESPACES, fork_same_tid),
         test("arming::closefrom", &[], closefrom),
         test("arming::descriptors_reused", &[], descriptors_reused),
         test("arming::holds_no_descriptors", &[], holds_no_descriptors),
@@ -356,6 +360,79 @@ fn fork_closefrom() -> Outcome {
         child.ask("pid")?;
     }
     Ok(())
+}
+
+/// A captive that is pid 1 of its namespace and armed, and children that it forks.
+struct Namespaced {
+    it: Launched,
+    listener: UnixListener,
+    path: std::path::PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Namespaced {
+    fn armed(tag: &Tag) -> Fallible<Self> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path)?;
+        let mut it = Launched::through(tag, &["unshare", "--pid", "--fork", "--mount-proc"])?;
+        it.armed(&format!("arm fd={LIFELINE}"))?;
+        it.session.expect("pid", "1")?;
+        it.session.expect("new-pid-namespace", "0")?;
+        Ok(Self {
+            it,
+            listener,
+            path,
+            _dir: dir,
+        })
+    }
+
+    /// A child of the captive's with this pid in the children's own namespace.
+    fn child(&mut self, pid: i32) -> Fallible<Session> {
+        let fork = format!("fork {}", self.path.display());
+        self.it.session.ask(&fork)?;
+        let mut child = Session::accept(&self.listener)?;
+        let answer = child.answer()?;
+        ensure!(answer == pid.to_string(), "the child is {answer}");
+        Ok(child)
+    }
+}
+
+/// The number of the process that armed says nothing in another namespace.
+fn fork_same_pid() -> Outcome {
+    let tag = Tag::new();
+    let mut scene = Namespaced::armed(&tag)?;
+    let mut child = scene.child(1)?;
+    child.expect("disarm", "done")?;
+    scene.it.ends_with_launcher()?;
+    let tag = Tag::new();
+    let mut scene = Namespaced::armed(&tag)?;
+    let mut child = scene.child(1)?;
+    // A binding of its own: the captive's own end is not the child's.
+    child.expect("rearm", "done")?;
+    scene.it.session.expect("disarm", "done")?;
+    scene.it.session.ask("pid")?;
+    scene.it.kill_launcher()?;
+    child.ended()?;
+    scene.it.session.ask("pid")?;
+    Ok(())
+}
+
+/// Nor does the number of the watcher: in the other namespace it is somebody else's, who has closed
+/// what the child has not.
+fn fork_same_tid() -> Outcome {
+    let tag = Tag::new();
+    let mut scene = Namespaced::armed(&tag)?;
+    let mut child = scene.child(1)?;
+    let mut others = Vec::new();
+    for pid in 2..=4 {
+        let mut other = scene.child(pid)?;
+        other.expect("closefrom", "0")?;
+        others.push(other);
+    }
+    child.expect("rearm", "done")?;
+    scene.it.kill_launcher()?;
+    child.ended()
 }
 
 fn fork_by_signal_only() -> Outcome {

@@ -31,7 +31,7 @@ pub(super) fn is_supported() -> bool {
 #[derive(Debug)]
 pub(super) struct Armed {
     /// The process that armed: in any other (a forked child) this handle is inert.
-    pid: i32,
+    owner: sys::Owner,
     action: Action,
     watch: Option<Watch>,
     signal: Option<KernelSignal>,
@@ -73,7 +73,7 @@ impl Armed {
             action,
         } = request;
         let mut armed = Self {
-            pid: sys::getpid(),
+            owner: sys::Owner::this_process(),
             action,
             watch: None,
             signal: None,
@@ -197,7 +197,7 @@ impl Armed {
     }
 
     fn is_ours(&self) -> bool {
-        self.pid == sys::getpid()
+        self.owner.is_this_process()
     }
 
     pub(super) fn rearm(&mut self) -> Result<(), ArmError> {
@@ -225,7 +225,7 @@ impl Armed {
                 self.action.clone(),
             )?);
             self.signal = None;
-            self.pid = sys::getpid();
+            self.owner = sys::Owner::this_process();
         }
         if self.parent_is_alive() {
             Ok(())
@@ -240,7 +240,7 @@ impl Armed {
         }
         if let Some(set) = self.signal {
             let step = ArmStep::ParentDeathSignal(set.signal);
-            if sys::gettid() != self.pid {
+            if sys::gettid() != self.owner.pid() {
                 return Err(ArmError::NotMainThread);
             }
             sys::set_parent_death_signal(0).map_err(ArmError::os(step))?;
