@@ -206,7 +206,10 @@ impl Armed {
                 self.signal = Some(KernelSignal::set(set.signal, set.known)?);
             }
         } else {
-            if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_closed_here()) {
+            // The thread's number may mean somebody else here (another PID namespace, or it has ended):
+            // who differs from that one is looked at by itself.
+            let is_closed = |watch: &&Watch| watch.is_closed_here() && !watch.parent.is_open_here();
+            if let Some(watch) = self.watch.as_ref().filter(is_closed) {
                 let fd = watch.parent.poll_fd().as_fd().as_raw_fd();
                 return Err(ArmError::os(ArmStep::ParentFd(fd))(Errno::EBADF));
             }
@@ -217,9 +220,13 @@ impl Armed {
             let Some(watch) = self.watch.take() else {
                 return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
             };
-            // The wake-up is shared with the process we were forked from: it needs its own.
+            // The wake-up is shared with the process we were forked from: it needs its own. One that
+            // nobody can vouch for stays open: the number may be the program's by now.
+            let is_certain = !watch.is_closed_here();
             let Watch { parent, stop, .. } = watch;
-            drop(ManuallyDrop::into_inner(stop));
+            if is_certain {
+                drop(ManuallyDrop::into_inner(stop));
+            }
             self.watch = Some(Watch::start(
                 ManuallyDrop::into_inner(parent),
                 self.action.clone(),

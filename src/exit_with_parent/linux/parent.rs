@@ -20,6 +20,8 @@ pub(crate) struct Parent {
     fd: OwnedFd,
     events: PollFlags,
     known: Known,
+    /// Device and inode: which pipe, or (Linux 6.9; before, all pidfds have one inode) which pidfd.
+    file: Option<(libc::dev_t, libc::ino_t)>,
 }
 
 impl Parent {
@@ -36,6 +38,7 @@ impl Parent {
         };
         let fd = open_pidfd(known)?;
         let parent = Self {
+            file: file_of(fd.as_fd()),
             fd,
             events: PollFlags::POLLIN,
             known,
@@ -56,6 +59,7 @@ impl Parent {
         };
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(ArmError::os(step))?;
         let parent = Self {
+            file: file_of(fd.as_fd()),
             fd,
             events,
             known: Known::Descriptor,
@@ -86,6 +90,12 @@ impl Parent {
         self.has_ended().unwrap_or(true)
     }
 
+    /// Whether the number still means what it meant, as far as the file itself tells.
+    pub(super) fn is_open_here(&self) -> bool {
+        let fd = self.fd.as_fd();
+        file_of(fd) == self.file && (self.is_pipe() || is_pidfd(fd))
+    }
+
     /// What to poll for: any answer at all means that the parent is gone.
     pub(crate) fn poll_fd(&self) -> PollFd<'_> {
         PollFd::new(self.fd.as_fd(), self.events)
@@ -104,6 +114,10 @@ impl Parent {
     pub(crate) fn is_pipe(&self) -> bool {
         self.events.is_empty()
     }
+}
+
+fn file_of(fd: BorrowedFd<'_>) -> Option<(libc::dev_t, libc::ino_t)> {
+    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 fn open_pidfd(known: Known) -> Result<OwnedFd, ArmError> {
