@@ -8,13 +8,19 @@ use nix::errno::Errno;
 
 use super::{fd_arg, int_arg, plain, syscall};
 
+/// What the system calls without `time64` in their names take: two of the machine's words, whatever
+/// the C library's `time_t` is.
+type Timespec = [isize; 2];
+
 /// poll(2) by way of ppoll: like everything here, for a child that may touch no errno. A negative
 /// number in `fds` is skipped.
 pub(crate) fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>) -> Result<usize, Errno> {
     // ppoll's system call writes the time left back.
-    let mut limit = limit.map(|limit| libc::timespec {
-        tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_nsec: limit.subsec_nanos().into(),
+    let mut limit = limit.map(|limit| -> Timespec {
+        [
+            limit.as_secs().try_into().unwrap_or(isize::MAX),
+            limit.subsec_nanos() as isize,
+        ]
     });
     let place = limit.as_mut().map_or(0, |limit| &raw mut *limit as usize);
     let args = [
@@ -88,10 +94,7 @@ pub(crate) fn epoll_wait(
 
 /// CLOCK_MONOTONIC, for a child that may not use the C library's.
 pub(crate) fn now() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time: Timespec = [0, 0];
     let place = &raw mut time as usize;
     // SAFETY: the kernel writes one timespec.
     let _ = unsafe {
@@ -100,9 +103,10 @@ pub(crate) fn now() -> Duration {
             [int_arg(libc::CLOCK_MONOTONIC), place, 0, 0, 0, 0],
         )
     };
+    let [seconds, nanoseconds] = time;
     Duration::new(
-        time.tv_sec.try_into().unwrap_or(0),
-        time.tv_nsec.try_into().unwrap_or(0),
+        seconds.try_into().unwrap_or(0),
+        nanoseconds.try_into().unwrap_or(0),
     )
 }
 
