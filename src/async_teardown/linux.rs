@@ -11,15 +11,14 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::{Step, TeardownError};
 use crate::sys::linux::{self as sys, GuardedStack, StackError};
 
-/// The pid of the process whose helper was started and not ended; 0 for none. A forked child has
-/// another pid, so what it inherited here says nothing about it.
-static STARTED_BY: AtomicI32 = AtomicI32::new(0);
+/// The word of the process whose helper was started and not ended; 0 for none. A forked child has
+/// another, so what it inherited here says nothing about it.
+static STARTED_BY: AtomicU32 = AtomicU32::new(0);
 
 /// For the helper's stack: it makes no signal frames and calls a few leaf functions.
 const STACK: usize = 32 * 1024;
@@ -97,7 +96,7 @@ impl Mapping {
 /// mapping is the helper's stack, the descriptor its reason to wait.
 #[derive(Debug)]
 pub(super) struct Helper {
-    owner: i32,
+    owner: sys::Owner,
     pid: i32,
     resources: ManuallyDrop<Resources>,
 }
@@ -127,23 +126,22 @@ impl Helper {
     }
 
     pub(super) fn is_running(&self) -> bool {
-        if sys::getpid() != self.owner {
+        if !self.owner.is_this_process() {
             return false;
         }
-        let mut fds = [PollFd::new(self.resources.pidfd.as_fd(), PollFlags::POLLIN)];
-        loop {
-            match poll(&mut fds, PollTimeout::ZERO) {
-                Err(Errno::EINTR) => {}
-                answer => return answer == Ok(0),
-            }
-        }
+        // Not poll(2), which looks at nothing when RLIMIT_NOFILE is 0. Nothing is reaped.
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let pidfd = Id::PIDFd(self.resources.pidfd.as_fd());
+        waitid(pidfd, ended | WaitPidFlag::__WALL) == Ok(WaitStatus::StillAlive)
     }
 
     pub(super) fn end(self) -> Result<(), TeardownError> {
         // Before anything is touched: in a forked child the mapping is not there, and the pidfd's
         // process is not ours.
-        if sys::getpid() != self.owner {
-            return Err(TeardownError::Forked { owner: self.owner });
+        if !self.owner.is_this_process() {
+            return Err(TeardownError::Forked {
+                owner: self.owner.pid(),
+            });
         }
         ManuallyDrop::into_inner(self.resources).end();
         STARTED_BY.store(0, Ordering::Release);
@@ -160,16 +158,16 @@ pub(super) fn start() -> Result<Helper, TeardownError> {
     if !is_supported() {
         return Err(TeardownError::Unsupported);
     }
-    let owner = sys::getpid();
-    if owner == 1 {
+    let owner = sys::Owner::this_process();
+    if owner.pid() == 1 {
         return Err(TeardownError::Init);
     }
-    let before = STARTED_BY.swap(owner, Ordering::AcqRel);
-    if before == owner {
+    let before = STARTED_BY.swap(owner.word(), Ordering::AcqRel);
+    if before == owner.word() {
         return Err(TeardownError::AlreadyRunning);
     }
     let errno = Errno::last_raw();
-    reap_left_over(owner);
+    reap_left_over(owner.pid());
     // "No such child" is the usual answer there, and none of the caller's business.
     Errno::set_raw(errno);
     let started = start_unclaimed(owner);
@@ -179,18 +177,18 @@ pub(super) fn start() -> Result<Helper, TeardownError> {
     started
 }
 
-fn start_unclaimed(owner: i32) -> Result<Helper, TeardownError> {
+fn start_unclaimed(owner: sys::Owner) -> Result<Helper, TeardownError> {
     let lock = memory_file().map_err(|errno| failed(Step::CreateFile, errno))?;
     sys::lock_file(lock.as_fd(), false).map_err(|errno| failed(Step::TakeLock, errno))?;
     // Of ourselves, so that there is no doubt whose it is. Only the helper's copy stays open.
-    let process = sys::pidfd_open(owner).map_err(|errno| failed(Step::OpenPidfd, errno))?;
+    let process = sys::pidfd_open(owner.pid()).map_err(|errno| failed(Step::OpenPidfd, errno))?;
     let mapping = Mapping::new(Shared {
         state: AtomicU32::new(STARTING),
         step: AtomicU32::new(0),
         errno: AtomicI32::new(0),
         lock: lock.as_raw_fd(),
         process: process.as_raw_fd(),
-        name: name(owner),
+        name: name(owner.pid()),
     })?;
     let (pid, pidfd) = clone(&mapping).map_err(|errno| failed(Step::Clone, errno))?;
     let resources = Resources {
@@ -317,9 +315,12 @@ extern "C" fn helper(shared: *mut c_void) -> c_int {
             // A process that exits closes its descriptors before it is waitable, and who waits for
             // it has to run. To free memory meanwhile would compete with both for the processor:
             // a kernel that does not preempt its own work lets them wait for a clock tick.
-            if sys::poll_within(process, libc::POLLIN, LAST_STEPS) == Ok(true) {
-                let _ = sys::poll_within(process, 0, REAPER_FIRST);
-            }
+            let _ = match sys::poll_within(process, libc::POLLIN, LAST_STEPS) {
+                Ok(true) => sys::poll_within(process, 0, REAPER_FIRST),
+                // RLIMIT_NOFILE is 0: nothing can be polled, but time passes.
+                Err(_) => sys::poll(&mut [], Some(REAPER_FIRST)).map(|_| false),
+                late => late,
+            };
         }
         Err((step, errno)) => {
             shared.step.store(step, Ordering::Relaxed);

@@ -8,10 +8,10 @@
 //! itself, 126 for a command that cannot be executed, 127 for one that is not found.
 
 #![cfg_attr(
-    not(target_os = "linux"),
+    not(all(target_os = "linux", target_arch = "x86_64")),
     allow(
         dead_code,
-        reason = "flags are read everywhere, the supervisor is Linux's"
+        reason = "flags are read everywhere, the supervisor is not written for every system"
     )
 )]
 
@@ -29,7 +29,20 @@ mod mechanisms;
 mod systemd;
 
 cfg_if::cfg_if! {
-    if #[cfg(target_os = "linux")] {
+    // Where the order of clone's arguments, the layout of sigaction and the width of ids are those
+    // that src/sys/linux writes down: not on s390x, MIPS, SPARC, x32 and whatever was not looked up.
+    if #[cfg(all(
+        target_os = "linux",
+        any(
+            all(target_arch = "x86_64", target_pointer_width = "64"),
+            all(target_arch = "aarch64", target_pointer_width = "64"),
+            target_arch = "riscv64",
+            target_arch = "x86",
+            target_arch = "arm",
+            target_arch = "powerpc64",
+            target_arch = "loongarch64",
+        )
+    ))] {
         mod linux;
         use linux as platform;
     } else {

@@ -9,7 +9,7 @@ use crate::sys::signal::Signal;
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// The parent is gone. Said again if asked again.
+    /// The parent is gone. Said once.
     ParentExited,
     /// The watch is over. Wins over the parent's exit: after `disarm` nothing happens any more.
     Disarmed,
@@ -21,7 +21,7 @@ pub(super) enum Wake {
 pub(super) trait Watched {
     /// Waits for the parent's exit or the end of the watch, at most `limit`.
     fn wait(&self, limit: Option<Duration>) -> Wake;
-    /// Waits for the end of the watch alone, at most `limit`.
+    /// Waits for the end of the watch alone, at most `limit`, once the parent is gone.
     fn wait_disarmed(&self, limit: Duration) -> Wake;
     /// Sends a signal to this process, so that it ends even where signals are dropped (pid 1).
     fn signal_self(&self, signal: Signal);

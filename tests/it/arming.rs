@@ -10,11 +10,13 @@ use std::{fs, thread};
 use libtest_mimic::Trial;
 
 use crate::roles::launcher::LIFELINE;
-use crate::support::process::status_field;
-use crate::support::{Fallible, HANG, Launched, Need, Outcome, Session, Tag, test};
+use crate::support::process::{await_that, state, status_field};
+use crate::support::{Fallible, HANG, Launched, Need, Outcome, Session, Tag, Witness, test};
 
 /// Of the watcher thread, as the kernel keeps it: 15 bytes.
 const WATCHER: &str = "exit-with-paren";
+
+const NAMESPACES: &[Need] = &[Need::Root, Need::Program("unshare")];
 
 pub fn tests() -> Vec<Trial> {
     let mut tests = Vec::new();
@@ -46,10 +48,18 @@ pub fn tests() -> Vec<Trial> {
         test("arming::fork_rearmed", &[], fork_rearmed),
         test("arming::fork_closefrom", &[], fork_closefrom),
         test("arming::fork_by_signal_only", &[], fork_by_signal_only),
+        test("arming::fork_same_pid", NAMESPACES, fork_same_pid),
+        test("arming::fork_same_tid", NAMESPACES, fork_same_tid),
         test("arming::closefrom", &[], closefrom),
         test("arming::descriptors_reused", &[], descriptors_reused),
         test("arming::holds_no_descriptors", &[], holds_no_descriptors),
         test("arming::without_close_range", &[], without_close_range),
+        test("arming::descriptor_limit", &[], descriptor_limit),
+        test(
+            "arming::descriptor_limit_grace",
+            &[],
+            descriptor_limit_grace,
+        ),
         test(
             "arming::watcher_blocks_signals",
             &[],
@@ -352,6 +362,79 @@ fn fork_closefrom() -> Outcome {
     Ok(())
 }
 
+/// A captive that is pid 1 of its namespace and armed, and children that it forks.
+struct Namespaced {
+    it: Launched,
+    listener: UnixListener,
+    path: std::path::PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Namespaced {
+    fn armed(tag: &Tag) -> Fallible<Self> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path)?;
+        let mut it = Launched::through(tag, &["unshare", "--pid", "--fork", "--mount-proc"])?;
+        it.armed(&format!("arm fd={LIFELINE}"))?;
+        it.session.expect("pid", "1")?;
+        it.session.expect("new-pid-namespace", "0")?;
+        Ok(Self {
+            it,
+            listener,
+            path,
+            _dir: dir,
+        })
+    }
+
+    /// A child of the captive's with this pid in the children's own namespace.
+    fn child(&mut self, pid: i32) -> Fallible<Session> {
+        let fork = format!("fork {}", self.path.display());
+        self.it.session.ask(&fork)?;
+        let mut child = Session::accept(&self.listener)?;
+        let answer = child.answer()?;
+        ensure!(answer == pid.to_string(), "the child is {answer}");
+        Ok(child)
+    }
+}
+
+/// The number of the process that armed says nothing in another namespace.
+fn fork_same_pid() -> Outcome {
+    let tag = Tag::new();
+    let mut scene = Namespaced::armed(&tag)?;
+    let mut child = scene.child(1)?;
+    child.expect("disarm", "done")?;
+    scene.it.ends_with_launcher()?;
+    let tag = Tag::new();
+    let mut scene = Namespaced::armed(&tag)?;
+    let mut child = scene.child(1)?;
+    // A binding of its own: the captive's own end is not the child's.
+    child.expect("rearm", "done")?;
+    scene.it.session.expect("disarm", "done")?;
+    scene.it.session.ask("pid")?;
+    scene.it.kill_launcher()?;
+    child.ended()?;
+    scene.it.session.ask("pid")?;
+    Ok(())
+}
+
+/// Nor does the number of the watcher: in the other namespace it is somebody else's, who has closed
+/// what the child has not.
+fn fork_same_tid() -> Outcome {
+    let tag = Tag::new();
+    let mut scene = Namespaced::armed(&tag)?;
+    let mut child = scene.child(1)?;
+    let mut others = Vec::new();
+    for pid in 2..=4 {
+        let mut other = scene.child(pid)?;
+        other.expect("closefrom", "0")?;
+        others.push(other);
+    }
+    child.expect("rearm", "done")?;
+    scene.it.kill_launcher()?;
+    child.ended()
+}
+
 fn fork_by_signal_only() -> Outcome {
     let tag = Tag::new();
     let (_it, mut child) = forked(&tag, "arm mechanism=signal")?;
@@ -418,6 +501,67 @@ fn without_close_range() -> Outcome {
         it.survives_launcher()?;
     }
     Ok(())
+}
+
+/// A captive that may open no more descriptors, and whose system calls were begun again since:
+/// poll(2) refuses more descriptors than RLIMIT_NOFILE.
+fn limited(tag: &Tag, limit: u32, arm: &str) -> Fallible<Launched> {
+    let mut it = Launched::captive(tag)?;
+    it.armed(arm)?;
+    it.session
+        .expect(&format!("limit-descriptors {limit}"), "limited")?;
+    let pid = it.pid()?;
+    let witness = Witness::of(pid)?;
+    witness.signal(libc::SIGSTOP);
+    await_that("the stop", || state(pid) == Some('T'))?;
+    witness.signal(libc::SIGCONT);
+    Ok(it)
+}
+
+fn descriptor_limit() -> Outcome {
+    for limit in [0, 1] {
+        for how in ["", &format!("fd={LIFELINE}")] {
+            let tag = Tag::new();
+            let mut it = limited(&tag, limit, &format!("arm {how}"))?;
+            it.session.expect("alive", "true")?;
+            it.ends_with_launcher()?;
+            let tag = Tag::new();
+            let mut it = limited(&tag, limit, &format!("arm form=channel {how}"))?;
+            it.survives_launcher()?;
+            it.session.expect("alive", "false")?;
+            let tag = Tag::new();
+            let mut it = limited(&tag, limit, &format!("arm {how}"))?;
+            it.session.expect("disarm", "done")?;
+            it.survives_launcher()?;
+        }
+    }
+    Ok(())
+}
+
+/// The watcher sleeps through its grace, however often the parent is gone.
+fn descriptor_limit_grace() -> Outcome {
+    let tag = Tag::new();
+    let mut it = limited(&tag, 0, "arm form=signal grace=600000")?;
+    it.session.expect("ignore 15", "ignored")?;
+    let pid = it.pid()?;
+    let [watcher] = watchers(pid)?[..] else {
+        return Err("not one watcher".into());
+    };
+    it.kill_launcher()?;
+    // The grace has begun once the watcher has slept, and been woken, and sleeps again.
+    await_that("the parent's end", || {
+        it.session.ask("alive").is_ok_and(|alive| alive == "false")
+    })?;
+    await_that("the watcher's sleep", || state(watcher) == Some('S'))?;
+    let ran = || status_field(watcher, "voluntary_ctxt_switches");
+    let before = ran();
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(5));
+        ensure!(state(watcher) == Some('S'), "the watcher runs");
+    }
+    ensure!(before.is_some() && before == ran(), "the watcher woke up");
+    it.session.expect("disarm", "done")?;
+    watchers_leave(pid)
 }
 
 fn watcher_blocks_signals() -> Outcome {
@@ -676,6 +820,11 @@ fn step_errors() -> Outcome {
     for (call, how, message) in [
         (
             libc::SYS_eventfd2,
+            "",
+            "making the watcher's wake-up descriptor failed: ",
+        ),
+        (
+            libc::SYS_epoll_create1,
             "",
             "making the watcher's wake-up descriptor failed: ",
         ),

@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("statuses::every_status", &[], every_status),
         test("statuses::every_status_exec", &[], every_status_exec),
+        test("statuses::exec_set_id", &[], exec_set_id),
         test("statuses::every_signal", &[], every_signal),
         test("statuses::no_second_core", &[], no_second_core),
         test("statuses::own_failures", &[], own_failures),
@@ -101,6 +102,48 @@ fn every_status_exec() -> Outcome {
         let exit = format!("exit {status}");
         let ended = run_with(&tag, &["--exec", BOUND, "sh", "-c", &exit])?;
         ensure!(ended.status.code() == Some(status), "{status}: {ended:?}");
+    }
+    Ok(())
+}
+
+/// The kernel takes a script's credentials from its last interpreter.
+fn exec_set_id() -> Outcome {
+    let tag = Tag::new();
+    let dir = tempfile::tempdir()?;
+    let file = |name: &str, content: &[u8], mode: u32| -> Fallible<String> {
+        let path = dir.path().join(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        Ok(path.to_str().ok_or("a path")?.to_owned())
+    };
+    let binary = fs::read("/bin/true")?;
+    let plain = file("plain", &binary, 0o755)?;
+    for (mode, what) in [(0o4755, "set-user-ID"), (0o2755, "set-group-ID")] {
+        let gains = file("gains", &binary, mode)?;
+        let message = format!("--exec: {gains} is {what}: ");
+        let exec = |path: &str| fails(tag.run_with().args(["--exec", BOUND, path]), 125, &message);
+        exec(&gains)?;
+        for line in ["#!@\n", "#! \t@ an argument \n", "#!@"] {
+            let content = line.replace('@', &gains);
+            let mut script = file("script", content.as_bytes(), 0o755)?;
+            exec(&script)?;
+            // As deep as the kernel goes, counted in interpreters.
+            for level in 1..5 {
+                let content = format!("#!{script}\n");
+                script = file(&format!("level{level}"), content.as_bytes(), 0o755)?;
+                exec(&script)?;
+            }
+            // The kernel does execute the last of them.
+            let ended = run(&mut tag.command(&script))?;
+            ensure!(ended.status.code() == Some(0), "{ended:?}");
+        }
+        // Only mentioned.
+        for line in ["#!@ #\n", "#!@\n#!", "#!@ "] {
+            let content = line.replace('@', &plain) + &gains + "\n";
+            let script = file("harmless", content.as_bytes(), 0o755)?;
+            let ended = run_with(&tag, &["--exec", BOUND, &script])?;
+            ensure!(ended.status.code() == Some(0), "{content:?}: {ended:?}");
+        }
     }
     Ok(())
 }

@@ -52,7 +52,13 @@ pub(crate) fn tests() -> Vec<Trial> {
         }),
         test("teardown::exec_zombie", &[], exec_zombie),
         test("teardown::closefrom", &[], closefrom),
+        test("teardown::descriptor_limit", &[], descriptor_limit),
         test("teardown::fork", &[], forked_handle),
+        test(
+            "teardown::fork_same_pid",
+            &[Need::Root, Need::Program("unshare")],
+            fork_same_pid,
+        ),
         test("teardown::second_start", &[], second_start),
         test(
             "teardown::pid_1",
@@ -445,6 +451,24 @@ fn closefrom() -> Outcome {
     leaves(&helper)
 }
 
+/// poll(2) looks at nothing then.
+fn descriptor_limit() -> Outcome {
+    let tag = Tag::new();
+    let (mut main, helper) = Main::started(&tag, 1)?;
+    main.expect("limit-descriptors 0", "limited")?;
+    main.expect("running", "true")?;
+    helper.signal(libc::SIGKILL);
+    ensure!(helper.gone(), "SIGKILL did not kill it");
+    main.expect("running", "false")?;
+    // Asking has not reaped it.
+    ensure!(state(helper.pid) == Some('Z'), "{:?}", state(helper.pid));
+    main.expect("end", "ended")?;
+    let (mut main, helper) = Main::started(&tag, 1)?;
+    main.expect("limit-descriptors 0", "limited")?;
+    main.kill()?;
+    leaves(&helper)
+}
+
 fn forked_handle() -> Outcome {
     let tag = Tag::new();
     let (mut main, helper) = Main::started(&tag, 1)?;
@@ -453,6 +477,20 @@ fn forked_handle() -> Outcome {
     main.expect("end", "ended")?;
     ensure!(state(helper.pid).is_none(), "{:?}", state(helper.pid));
     Ok(())
+}
+
+/// The process and its child are both pid 2, each in its own namespace.
+fn fork_same_pid() -> Outcome {
+    let tag = Tag::new();
+    let mut command = tag.command("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "sh", "-c"]);
+    command.arg("\"$@\"; exit $?").arg("sh");
+    command.arg(std::env::current_exe()?);
+    let mut main = Main::spawn(command.args(["--role", "teardown"]))?;
+    main.ask("start")?;
+    main.ask("new-pid-namespace")?;
+    main.expect("fork-with-handle", "inert true own true running true")?;
+    main.expect("end", "ended")
 }
 
 fn second_start() -> Outcome {

@@ -1,13 +1,14 @@
-//! Linux: a pidfd on the parent and a thread that polls it; the parent-death signal by name, or
+//! Linux: a pidfd on the parent and a thread that waits for it; the parent-death signal by name, or
 //! where there is no pidfd.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::known;
@@ -30,7 +31,7 @@ pub(super) fn is_supported() -> bool {
 #[derive(Debug)]
 pub(super) struct Armed {
     /// The process that armed: in any other (a forked child) this handle is inert.
-    pid: i32,
+    owner: sys::Owner,
     action: Action,
     watch: Option<Watch>,
     signal: Option<KernelSignal>,
@@ -46,6 +47,8 @@ struct Watch {
     thread: i32,
     /// Whether the thread has a descriptor table of its own.
     own_table: bool,
+    /// Whether the thread watches, and has not seen the parent's end.
+    watching: Arc<AtomicBool>,
 }
 
 /// The parent-death signal, as it was set.
@@ -70,7 +73,7 @@ impl Armed {
             action,
         } = request;
         let mut armed = Self {
-            pid: sys::getpid(),
+            owner: sys::Owner::this_process(),
             action,
             watch: None,
             signal: None,
@@ -181,18 +184,20 @@ impl Armed {
 
     pub(super) fn parent_is_alive(&self) -> bool {
         match (&self.watch, self.signal) {
-            // The thread watches on; what can be said here is who our parent is.
-            (Some(watch), _) if self.is_ours() && watch.is_closed_here() => {
-                known::still_parent(watch.parent.known()).is_ok()
-            }
-            (Some(watch), _) => !watch.parent.is_gone(),
+            // The thread watches on; what can be said here is what it has seen and who our parent is.
+            (Some(watch), _) if self.is_ours() && watch.is_closed_here() => watch.sees_the_parent(),
+            (Some(watch), _) => match watch.parent.has_ended() {
+                Ok(ended) => !ended,
+                // RLIMIT_NOFILE is 0. In a fork of its process there is no thread that could look.
+                Err(_) => self.is_ours() && watch.sees_the_parent(),
+            },
             (None, Some(set)) => self.is_ours() && known::still_parent(set.known).is_ok(),
             (None, None) => false,
         }
     }
 
     fn is_ours(&self) -> bool {
-        self.pid == sys::getpid()
+        self.owner.is_this_process()
     }
 
     pub(super) fn rearm(&mut self) -> Result<(), ArmError> {
@@ -201,7 +206,10 @@ impl Armed {
                 self.signal = Some(KernelSignal::set(set.signal, set.known)?);
             }
         } else {
-            if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_closed_here()) {
+            // The thread's number may mean somebody else here (another PID namespace, or it has ended):
+            // who differs from that one is looked at by itself.
+            let is_closed = |watch: &&Watch| watch.is_closed_here() && !watch.parent.is_open_here();
+            if let Some(watch) = self.watch.as_ref().filter(is_closed) {
                 let fd = watch.parent.poll_fd().as_fd().as_raw_fd();
                 return Err(ArmError::os(ArmStep::ParentFd(fd))(Errno::EBADF));
             }
@@ -212,15 +220,19 @@ impl Armed {
             let Some(watch) = self.watch.take() else {
                 return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
             };
-            // The wake-up is shared with the process we were forked from: it needs its own.
+            // The wake-up is shared with the process we were forked from: it needs its own. One that
+            // nobody can vouch for stays open: the number may be the program's by now.
+            let is_certain = !watch.is_closed_here();
             let Watch { parent, stop, .. } = watch;
-            drop(ManuallyDrop::into_inner(stop));
+            if is_certain {
+                drop(ManuallyDrop::into_inner(stop));
+            }
             self.watch = Some(Watch::start(
                 ManuallyDrop::into_inner(parent),
                 self.action.clone(),
             )?);
             self.signal = None;
-            self.pid = sys::getpid();
+            self.owner = sys::Owner::this_process();
         }
         if self.parent_is_alive() {
             Ok(())
@@ -235,7 +247,7 @@ impl Armed {
         }
         if let Some(set) = self.signal {
             let step = ArmStep::ParentDeathSignal(set.signal);
-            if sys::gettid() != self.pid {
+            if sys::gettid() != self.owner.pid() {
                 return Err(ArmError::NotMainThread);
             }
             sys::set_parent_death_signal(0).map_err(ArmError::os(step))?;
@@ -275,11 +287,14 @@ impl KernelSignal {
 impl Watch {
     fn start(parent: Parent, action: Action) -> Result<Self, ArmError> {
         let stop = sys::eventfd().map_err(ArmError::os(ArmStep::Wakeup))?;
-        let thread = WatcherThread {
+        let watching = Arc::new(AtomicBool::new(true));
+        let fds = WatcherFds {
             parent: parent.poll_fd().as_fd().as_raw_fd(),
-            events: parent.poll_fd().events(),
+            // A pidfd is to be asked for its EPOLLIN; a pipe's EPOLLHUP needs no asking.
+            events: if parent.is_pipe() { 0 } else { libc::EPOLLIN },
             stop: stop.as_raw_fd(),
         };
+        let seen = Arc::clone(&watching);
         let event = ParentExited { pid: parent.pid() };
         let (ready, is_ready) = crossbeam_channel::bounded(1);
         // The thread must never run a handler of the program's: it is born with all signals blocked.
@@ -291,8 +306,16 @@ impl Watch {
         let spawned = thread::Builder::new()
             .name("exit-with-parent".to_owned())
             .spawn(move || {
-                let _ = ready.send((sys::gettid(), thread.leave_the_programs_descriptors()));
-                watcher::run(&thread, &action, event);
+                let own_table = fds.leave_the_programs_descriptors();
+                match WatcherThread::new(fds, seen) {
+                    Ok(thread) => {
+                        let _ = ready.send(Ok((sys::gettid(), own_table)));
+                        watcher::run(&thread, &action, event);
+                    }
+                    Err(errno) => {
+                        let _ = ready.send(Err(errno));
+                    }
+                }
             });
         let restored = before.thread_set_mask();
         spawned.map_err(|errno| ArmError::Os {
@@ -300,13 +323,22 @@ impl Watch {
             errno,
         })?;
         restored.map_err(ArmError::os(ArmStep::Thread))?;
-        let (thread, own_table) = is_ready.recv().unwrap_or((0, false));
+        let (thread, own_table) = is_ready
+            .recv()
+            .unwrap_or(Err(Errno::ESRCH))
+            .map_err(ArmError::os(ArmStep::Wakeup))?;
         Ok(Self {
             parent: ManuallyDrop::new(parent),
             stop: ManuallyDrop::new(stop),
             thread,
             own_table,
+            watching,
         })
+    }
+
+    /// Whether the thread watches and has not seen the parent's end, nor have we.
+    fn sees_the_parent(&self) -> bool {
+        self.watching.load(Ordering::Acquire) && known::still_parent(self.parent.known()).is_ok()
     }
 
     /// Whether the program has closed our descriptors (closefrom(3)): their numbers may mean anything
@@ -329,20 +361,20 @@ impl Watch {
             drop(ManuallyDrop::into_inner(self.parent));
             drop(ManuallyDrop::into_inner(self.stop));
         }
-        // Else the thread still polls these very numbers: two descriptors are the price.
+        // Else the thread may still be on its way to them: its set and these are the price.
         Ok(())
     }
 }
 
-/// What the thread polls: numbers in its own descriptor table.
+/// What the thread waits for: numbers in its own descriptor table.
 #[derive(Debug, Clone, Copy)]
-struct WatcherThread {
+struct WatcherFds {
     parent: RawFd,
-    events: PollFlags,
+    events: i32,
     stop: RawFd,
 }
 
-impl WatcherThread {
+impl WatcherFds {
     /// Gives this thread a descriptor table of its own that holds the two descriptors and nothing
     /// else: the program may close what it likes, and nobody's end of file waits for this thread.
     /// False where the kernel has no close_range (Linux 5.9): the table stays shared.
@@ -350,44 +382,50 @@ impl WatcherThread {
         let (low, high) = (self.parent.min(self.stop), self.parent.max(self.stop));
         sys::unshare_descriptors_except(low, high).is_ok()
     }
+}
 
-    fn poll(self, parent_too: bool, limit: Option<Duration>) -> Wake {
-        let timeout = limit.map_or(PollTimeout::NONE, |limit| {
-            // Rounded up, so that a wait is never a busy loop; a longer wait than poll can express
-            // is taken up again by the caller.
-            let millis = limit.as_millis().saturating_add(1);
-            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
-        });
-        sys::with_raw_fd(self.stop, |stop| {
-            sys::with_raw_fd(self.parent, |parent| {
-                let mut fds = [
-                    PollFd::new(stop, PollFlags::POLLIN),
-                    PollFd::new(parent, self.events),
-                ];
-                let watched = if parent_too {
-                    &mut fds[..]
-                } else {
-                    &mut fds[..1]
-                };
-                let polled = poll(watched, timeout);
-                let [stop, parent] = fds.map(|fd| fd.any().unwrap_or(true));
-                match polled {
-                    Ok(n) if n > 0 && stop => Wake::Disarmed,
-                    Ok(n) if n > 0 && parent_too && parent => Wake::ParentExited,
-                    _ => Wake::Nothing,
-                }
-            })
+/// The thread, with the set it waits on: made by itself, so that it is in its own table.
+#[derive(Debug)]
+struct WatcherThread {
+    stop: RawFd,
+    /// Never closed by hand: the thread's end closes its table, and in a shared one the program may
+    /// have closed the number and given it another meaning.
+    set: ManuallyDrop<OwnedFd>,
+    watching: Arc<AtomicBool>,
+}
+
+impl WatcherThread {
+    fn new(fds: WatcherFds, watching: Arc<AtomicBool>) -> Result<Self, Errno> {
+        let set = sys::epoll()?;
+        sys::epoll_add(set.as_fd(), fds.stop, libc::EPOLLIN)?;
+        // Once: a parent stays gone, and the grace is to be slept through.
+        sys::epoll_add(set.as_fd(), fds.parent, fds.events | libc::EPOLLONESHOT)?;
+        Ok(Self {
+            stop: fds.stop,
+            set: ManuallyDrop::new(set),
+            watching,
         })
     }
 }
 
 impl Watched for WatcherThread {
     fn wait(&self, limit: Option<Duration>) -> Wake {
-        self.poll(true, limit)
+        let wake = match sys::epoll_wait(self.set.as_fd(), limit) {
+            Ok(ready) if ready.contains(&Some(self.stop)) => Wake::Disarmed,
+            Ok([None, _]) | Err(Errno::EINTR) => Wake::Nothing,
+            Ok(_) => Wake::ParentExited,
+            // In a shared table the program has closed the set. Nothing is left to wait for.
+            Err(_) => Wake::Disarmed,
+        };
+        if wake != Wake::Nothing {
+            self.watching.store(false, Ordering::Release);
+        }
+        wake
     }
 
     fn wait_disarmed(&self, limit: Duration) -> Wake {
-        self.poll(false, Some(limit))
+        // The parent has been said.
+        self.wait(Some(limit))
     }
 
     fn signal_self(&self, signal: Signal) {

@@ -20,6 +20,8 @@ pub(crate) struct Parent {
     fd: OwnedFd,
     events: PollFlags,
     known: Known,
+    /// Device and inode: which pipe, or (Linux 6.9; before, all pidfds have one inode) which pidfd.
+    file: Option<(libc::dev_t, libc::ino_t)>,
 }
 
 impl Parent {
@@ -36,6 +38,7 @@ impl Parent {
         };
         let fd = open_pidfd(known)?;
         let parent = Self {
+            file: file_of(fd.as_fd()),
             fd,
             events: PollFlags::POLLIN,
             known,
@@ -56,11 +59,12 @@ impl Parent {
         };
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(ArmError::os(step))?;
         let parent = Self {
+            file: file_of(fd.as_fd()),
             fd,
             events,
             known: Known::Descriptor,
         };
-        if parent.is_gone() {
+        if parent.has_ended().map_err(ArmError::os(step))? {
             return Err(ArmError::ParentGone {
                 expected: None,
                 found: None,
@@ -69,10 +73,27 @@ impl Parent {
         Ok(parent)
     }
 
-    /// Whether the parent has ended.
-    pub(crate) fn is_gone(&self) -> bool {
+    /// Whether the parent has ended. EINVAL if RLIMIT_NOFILE is 0: then poll(2) looks at nothing.
+    pub(crate) fn has_ended(&self) -> Result<bool, Errno> {
         let mut fds = [self.poll_fd()];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+        loop {
+            match poll(&mut fds, PollTimeout::ZERO) {
+                Err(Errno::EINTR) => {}
+                answer => return answer.map(|ready| ready > 0),
+            }
+        }
+    }
+
+    /// As [`has_ended`](Self::has_ended); one that cannot be looked at has.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.has_ended().unwrap_or(true)
+    }
+
+    /// Whether the number still means what it meant, as far as the file itself tells.
+    pub(super) fn is_open_here(&self) -> bool {
+        let fd = self.fd.as_fd();
+        file_of(fd) == self.file && (self.is_pipe() || is_pidfd(fd))
     }
 
     /// What to poll for: any answer at all means that the parent is gone.
@@ -93,6 +114,10 @@ impl Parent {
     pub(crate) fn is_pipe(&self) -> bool {
         self.events.is_empty()
     }
+}
+
+fn file_of(fd: BorrowedFd<'_>) -> Option<(libc::dev_t, libc::ino_t)> {
+    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 fn open_pidfd(known: Known) -> Result<OwnedFd, ArmError> {

@@ -22,12 +22,14 @@ mod syscall;
 
 mod credentials;
 mod descriptors;
+mod owner;
 mod stack;
 mod thread;
 mod waiting;
 
 pub(crate) use credentials::*;
 pub(crate) use descriptors::*;
+pub(crate) use owner::Owner;
 pub(crate) use stack::{GuardedStack, StackError};
 pub(crate) use syscall::ERRNO_FREE;
 pub(crate) use thread::*;

@@ -53,8 +53,9 @@ pub(crate) fn clone_running<F: FnOnce() -> Never>(
 /// A child whose memory is a copy.
 #[allow(unreachable_code, reason = "the child does not come back")]
 fn clone<F: FnOnce() -> Never>(flags: i32, pidfd: &AtomicI32, run: F) -> Result<i32, Errno> {
-    // Stack 0: the child goes on with its copy of ours. The third argument is parent_tid on every
-    // architecture, and takes the pidfd with CLONE_PIDFD.
+    // Stack 0: the child goes on with its copy of ours. Flags, stack, parent_tid: so on every
+    // architecture that run-with is for (not on s390x, whose stack is first, nor on microblaze), and
+    // parent_tid takes the pidfd with CLONE_PIDFD.
     let args = [int_arg(flags), 0, pidfd.as_ptr() as usize, 0, 0, 0];
     // SAFETY: the kernel writes one int to `pidfd`, an atomic borrowed for the call; memory is not
     // shared with the child, which does `run` alone and cannot come back.

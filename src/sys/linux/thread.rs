@@ -30,10 +30,12 @@ pub(crate) fn set_signal_mask(set: u64) -> Result<u64, Errno> {
 
 /// Sets a disposition that has no handler: SIG_DFL or SIG_IGN; rt_sigaction(2).
 pub(crate) fn set_disposition(signal: i32, handler: libc::sighandler_t) -> Result<(), Errno> {
-    // struct kernel_sigaction: handler, flags, restorer, mask, each of the machine's word.
-    let action: [usize; 4] = [handler, 0, 0, 0];
+    // struct kernel_sigaction: handler, flags, restorer (where there is one), each of the machine's
+    // word, then a mask of 64 bits: 20 bytes on a 32-bit machine, 24 or 32 on others. The handler is
+    // the first on every architecture that run-with is for; on MIPS the flags are.
+    let action: [usize; 5] = [handler, 0, 0, 0, 0];
     let place = &raw const action as usize;
-    // SAFETY: the kernel reads the four words; SIG_DFL and SIG_IGN run no code.
+    // SAFETY: the kernel reads at most the five words; SIG_DFL and SIG_IGN run no code.
     unsafe {
         syscall(
             libc::SYS_rt_sigaction,

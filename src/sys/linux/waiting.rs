@@ -8,13 +8,19 @@ use nix::errno::Errno;
 
 use super::{fd_arg, int_arg, plain, syscall};
 
+/// What the system calls without `time64` in their names take: two of the machine's words, whatever
+/// the C library's `time_t` is.
+type Timespec = [isize; 2];
+
 /// poll(2) by way of ppoll: like everything here, for a child that may touch no errno. A negative
 /// number in `fds` is skipped.
 pub(crate) fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>) -> Result<usize, Errno> {
     // ppoll's system call writes the time left back.
-    let mut limit = limit.map(|limit| libc::timespec {
-        tv_sec: limit.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_nsec: limit.subsec_nanos().into(),
+    let mut limit = limit.map(|limit| -> Timespec {
+        [
+            limit.as_secs().try_into().unwrap_or(isize::MAX),
+            limit.subsec_nanos() as isize,
+        ]
     });
     let place = limit.as_mut().map_or(0, |limit| &raw mut *limit as usize);
     let args = [
@@ -29,12 +35,66 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>) -> Result<
     unsafe { syscall(libc::SYS_ppoll, args) }
 }
 
+/// An empty set of descriptors to wait for, close-on-exec; epoll_create1(2).
+///
+/// epoll_wait(2) has no limit on descriptors to check: poll(2) answers EINVAL for more of them than
+/// RLIMIT_NOFILE is *now*, also when a wait is begun again after SIGSTOP and SIGCONT. What is in the
+/// set stays there, under its number, until nobody has the *file* open any more, so a table copied
+/// from another waits on when the number is closed in that other.
+#[doc(alias = "epoll_create1")]
+pub(crate) fn epoll() -> Result<OwnedFd, Errno> {
+    let flags = int_arg(libc::EPOLL_CLOEXEC);
+    let fd = plain(libc::SYS_epoll_create1, [flags, 0, 0, 0, 0, 0])?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Adds a descriptor to the set, for `events` and what needs no asking (EPOLLHUP, EPOLLERR).
+///
+/// epoll_ctl(2): ENOSPC at fs.epoll.max_user_watches, EPERM for a file that cannot be waited for.
+#[doc(alias = "epoll_ctl")]
+pub(crate) fn epoll_add(set: BorrowedFd<'_>, fd: RawFd, events: i32) -> Result<(), Errno> {
+    let event = libc::epoll_event {
+        events: events as u32,
+        u64: fd as u64,
+    };
+    let place = &raw const event as usize;
+    let add = int_arg(libc::EPOLL_CTL_ADD);
+    // SAFETY: the kernel reads one epoll_event, which outlives the call.
+    unsafe {
+        syscall(
+            libc::SYS_epoll_ctl,
+            [fd_arg(set), add, int_arg(fd), place, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// Waits for a set of two, at most `limit`; the numbers of the descriptors that are ready.
+///
+/// epoll_pwait(2): EINTR after a signal handler, and after SIGSTOP and SIGCONT.
+#[doc(alias = "epoll_pwait")]
+pub(crate) fn epoll_wait(
+    set: BorrowedFd<'_>,
+    limit: Option<Duration>,
+) -> Result<[Option<RawFd>; 2], Errno> {
+    // Rounded up, so that a wait is never a busy loop; one that is longer than can be said ends
+    // early.
+    let limit = limit.map_or(-1, |limit| {
+        i32::try_from(limit.as_millis().saturating_add(1)).unwrap_or(i32::MAX)
+    });
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+    let place = events.as_mut_ptr() as usize;
+    let args = [fd_arg(set), place, events.len(), int_arg(limit), 0, 0];
+    // SAFETY: the kernel writes at most two epoll_events; no signal mask.
+    let count = unsafe { syscall(libc::SYS_epoll_pwait, args) }?;
+    let [first, second] = events.map(|event| event.u64 as RawFd);
+    Ok([(count > 0).then_some(first), (count > 1).then_some(second)])
+}
+
 /// CLOCK_MONOTONIC, for a child that may not use the C library's.
 pub(crate) fn now() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time: Timespec = [0, 0];
     let place = &raw mut time as usize;
     // SAFETY: the kernel writes one timespec.
     let _ = unsafe {
@@ -43,9 +103,10 @@ pub(crate) fn now() -> Duration {
             [int_arg(libc::CLOCK_MONOTONIC), place, 0, 0, 0, 0],
         )
     };
+    let [seconds, nanoseconds] = time;
     Duration::new(
-        time.tv_sec.try_into().unwrap_or(0),
-        time.tv_nsec.try_into().unwrap_or(0),
+        seconds.try_into().unwrap_or(0),
+        nanoseconds.try_into().unwrap_or(0),
     )
 }
 

@@ -150,6 +150,8 @@ impl Captive {
             ),
             // Processes and threads.
             "fork" => self.fork(argument),
+            // For the children to come.
+            "new-pid-namespace" => unsafe { libc::unshare(libc::CLONE_NEWPID) }.to_string(),
             "crowd" => {
                 crowd::gather();
                 "gathered".into()

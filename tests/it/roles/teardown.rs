@@ -97,6 +97,16 @@ impl Main {
             })
             .to_string(),
             "fork-with-handle" => self.fork_with_handle(),
+            // The child takes pid 1 of a new namespace, for whom there is no teardown, and stays.
+            "new-pid-namespace" => {
+                assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
+                fork(|| {
+                    loop {
+                        unsafe { libc::pause() };
+                    }
+                })
+                .to_string()
+            }
             "ignore-children" => {
                 unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
                 "ignored".into()
