@@ -115,8 +115,10 @@ pub(super) const FLAGS: &[Flag] = &[
         long: "pidfile",
         value: Some("FILE"),
         help: "write the command's pid to FILE while it runs",
-        text: "Once the command runs, its pid and a newline are in FILE, which appears whole; it is \
-               removed when the command has ended. The path is run-with's, outside any chroot.",
+        text: "Once the command runs, its pid and a newline are in FILE, which appears whole. run-with \
+               removes it when the command has ended, unless another file is there by then. If \
+               run-with itself is killed (SIGKILL), it stays behind. The path is run-with's, \
+               outside any chroot.",
         supervises: true,
     },
     Flag {
@@ -128,7 +130,8 @@ pub(super) const FLAGS: &[Flag] = &[
         text: "Write what happens to this inherited descriptor, one line of JSON each: \
                {\"event\":\"started\",\"pid\":N}, {\"event\":\"parent-exited\"}, \
                {\"event\":\"exited\",\"status\":N}, {\"event\":\"killed\",\"signal\":N}. The command \
-               does not inherit it. A reader that has gone is no error.",
+               does not inherit it. A reader that has gone is no error; for one that does not read, \
+               what finds no room is lost.",
         supervises: true,
     },
     Flag {

@@ -31,6 +31,7 @@ mod arming;
 mod examples;
 mod generated;
 mod grammar;
+mod hardening;
 mod launchers;
 mod mechanisms;
 mod namespaces;
@@ -60,6 +61,7 @@ fn main() {
     trials.extend(examples::tests());
     trials.extend(generated::tests());
     trials.extend(grammar::tests());
+    trials.extend(hardening::tests());
     trials.extend(mechanisms::tests());
     trials.extend(statuses::tests());
     trials.extend(plan::tests());

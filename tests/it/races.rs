@@ -12,11 +12,11 @@ use libtest_mimic::Trial;
 use crate::support::{Need, Outcome, Tag, test};
 
 mod launch;
-mod namespace;
-mod phase;
+pub mod namespace;
+pub mod phase;
 mod random;
 mod steps;
-mod trace;
+pub mod trace;
 mod variant;
 
 use variant::{VARIANTS, Variant};

@@ -24,6 +24,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
         Some("odd") => transparency::odd(&args),
         Some("count") => transparency::count(&args),
         Some("signal") => transparency::signal(&args),
+        Some("hardening-recycle") => crate::hardening::recycle(),
         Some("races") => crate::races::role(&args),
         Some("races-other-user") => crate::races::other_user(),
         Some("teardown") => teardown::run(),

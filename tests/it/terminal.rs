@@ -47,14 +47,14 @@ pub fn tests() -> Vec<Trial> {
 }
 
 const ENTER: &str = "\n";
-const CTRL_C: &str = "\x03";
+pub const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
-const CTRL_Z: &str = "\x1a";
+pub const CTRL_Z: &str = "\x1a";
 const CTRL_BACKSLASH: &str = "\x1c";
 
 /// A terminal with an interactive bash, whose prompt is `outer> `.
-struct Terminal {
-    tag: Tag,
+pub struct Terminal {
+    pub tag: Tag,
     screen: Box<dyn Screen>,
     /// All that has been written to it, and how much of that has been looked at.
     text: String,
@@ -70,18 +70,18 @@ trait Screen {
 }
 
 impl Terminal {
-    fn keys(&mut self, keys: &str) -> Outcome {
+    pub fn keys(&mut self, keys: &str) -> Outcome {
         self.screen.keys(keys)
     }
 
     /// A line for whoever reads.
-    fn line(&mut self, line: &str) -> Outcome {
+    pub fn line(&mut self, line: &str) -> Outcome {
         self.keys(&format!("{line}{ENTER}"))
     }
 
     /// Waits until this has been written, after all that was waited for before; the answer is what
     /// came in between.
-    fn expect(&mut self, what: &str) -> Fallible<String> {
+    pub fn expect(&mut self, what: &str) -> Fallible<String> {
         let deadline = Instant::now() + HANG;
         loop {
             if let Some(at) = self.text[self.seen..].find(what) {
@@ -115,7 +115,7 @@ impl Terminal {
     }
 
     /// Starts the counting role under run-with from the outer shell.
-    fn count(&mut self, how: &str) -> Fallible<(Witness, Witness)> {
+    pub fn count(&mut self, how: &str) -> Fallible<(Witness, Witness)> {
         self.line(&format!(
             "{RUN_WITH} exit-with-parent=on {} --role count {how}",
             std::env::current_exe()?.display()
@@ -135,7 +135,7 @@ impl Terminal {
         self.up_to(last)
     }
 
-    fn up_to(&mut self, last: i32) -> Fallible<Vec<i32>> {
+    pub fn up_to(&mut self, last: i32) -> Fallible<Vec<i32>> {
         let mut all = Vec::new();
         loop {
             self.expect("got ")?;
@@ -180,7 +180,7 @@ fn pty() -> Fallible<(File, String)> {
     Ok((File::from(master), path))
 }
 
-fn on_pty(body: fn(&mut Terminal) -> Outcome) -> Outcome {
+pub fn on_pty(body: fn(&mut Terminal) -> Outcome) -> Outcome {
     let tag = Tag::new();
     let (master, path) = pty()?;
     let mut command = tag.role("odd");
@@ -368,7 +368,7 @@ fn resize_once(it: &mut Terminal) -> Outcome {
     Ok(())
 }
 
-fn both_stop(run_with: &Witness, command: &Witness) -> Outcome {
+pub fn both_stop(run_with: &Witness, command: &Witness) -> Outcome {
     for it in [run_with, command] {
         eventually("both stop", || state(it.pid) == Some('T'))?;
     }

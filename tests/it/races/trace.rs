@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use super::namespace::check;
+use crate::support::HANG;
 
 /// A stop before (`entry`) or after a system call. At an exit only `entry` is known.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +87,29 @@ pub fn next() -> io::Result<(i32, Event)> {
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) };
     check(pid)?;
     Ok((pid, event(pid, status)?))
+}
+
+/// Lets `pid` go on until it is about to make this system call.
+pub fn await_call(pid: i32, number: libc::c_long) -> io::Result<()> {
+    let deadline = Instant::now() + HANG;
+    loop {
+        let mut status = 0;
+        let found = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+        check(found)?;
+        if found == 0 {
+            if Instant::now() >= deadline {
+                return Err(io::Error::other("the system call is not made"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        match event(pid, status)? {
+            Event::Call(call) if call.entry && call.number == number => return Ok(()),
+            Event::Signal(signal) => resume(pid, signal)?,
+            Event::Ended => return Err(io::Error::other("it has ended")),
+            _ => resume(pid, 0)?,
+        }
+    }
 }
 
 /// Waits for the end of `pid`, which has been killed, and releases it to its parent.

@@ -14,7 +14,8 @@ reason, SIGKILL included, the command gets a signal (`--signal`) and a SIGCONT, 
 after a time (`--kill-after`) it gets SIGKILL, together with its process group if it leads one. If \
 `run-with` itself ends before the command (SIGKILL, a crash), the guard sends SIGKILL to the command \
 at once. If `run-with` is stopped when the parent exits, the guard does in its place what was to be \
-done. If the guard is killed, `run-with` starts another.
+done. If the guard is killed, `run-with` starts another, at most one in a hundredth of a second; if \
+it cannot, it says so and tries again every second.
 
 The parent is the *process* that started `run-with`, and not the thread: a launcher's thread may end. \
 It is held by a pidfd, so that a recycled pid is never taken for it. Its exec is not its exit. Should \
@@ -97,10 +98,12 @@ has exited already.
 
 const SIGNALS: &str = "\
 SIGKILL :: `run-with` ends, and the guard kills the command, if `exit-with-parent=on`. Without it \
-there is no guard: the command lives on.
+there is no guard: the command lives on. A `--pidfile` stays behind.
 
 SIGSTOP :: Stops `run-with` alone. The guard acts on the parent's exit in its place, about a tenth of \
-a second later, and sends `run-with` a SIGCONT once the command is gone.
+a second later, and sends `run-with` a SIGCONT once the command is gone. If the launcher's end orphans \
+the process group that the stopped `run-with` is in, the kernel sends all of the group, the command \
+included, SIGHUP and SIGCONT.
 
 SIGCONT :: Passed on to a command that is stopped, or that is in another process group.
 
@@ -109,7 +112,17 @@ which has got them from the terminal too.
 
 SIGHUP from the terminal :: Passed on if `run-with` leads the session: nobody else has got it.
 
-all others :: Passed on, unless the command sent them, or `--no-forward`.";
+SIGCHLD :: Not passed on.
+
+all others :: Passed on, unless the command sent them, or `--no-forward`.
+
+a signal to the group :: What a process sends to the whole process group (`kill %1` in a shell, `kill \
+-- -PGID`) a command of that group gets twice: from the sender, and from `run-with`, which cannot know \
+that it was not sent to it alone.
+
+the signal for the parent's exit :: Sent once. If whoever is to send it, `run-with` or the guard, is \
+stopped or killed just before, the other sends it about a tenth of a second later; if the first one is \
+resumed after that, the command gets it twice.";
 
 const ENVIRONMENT: &str = "\
 `PATH` :: Where the command is looked for, if its name has no slash; `/bin:/usr/bin` if unset. \
@@ -136,7 +149,8 @@ started is otherwise its own affair: a grandchild that has moved to a session of
 daemon) lives on.
 
 A set-user-ID command :: A command that changes to a user whom `run-with` may not signal, because \
-`run-with` is not root, can be ended neither by `run-with` nor by its guard.
+`run-with` is not root, can be ended neither by `run-with` nor by its guard. `run-with` says so when \
+the parent is gone.
 
 Both killed in the same instant :: If `run-with` and its guard are killed together, the kernel's \
 parent-death signal, SIGKILL, is what remains; it is lost when the command has changed its user or \
@@ -144,8 +158,11 @@ is a set-ID program.
 
 The guard stopped, `run-with` killed :: The same.
 
-A stalled exec :: While the command's program is on a file system that does not answer, `run-with` \
-waits for the exec. It passes on no signals until then; the guard does act on the parent's exit.
+Between two guards :: The same, if `run-with` is killed after its guard and before there is another.
+
+A stalled exec :: Without a controlling terminal, `user=` and `chroot=`, `run-with` waits for the \
+command's exec (vfork). While the program is on a file system that does not answer, it passes on no \
+signals; the guard does act on the parent's exit. In the other cases `run-with` is not held up.
 
 The first instruction :: A launcher that died before `run-with` began cannot be told from a subreaper \
 that adopted `run-with`, unless `--expect-parent` or `--parent-fd` says who the launcher is.
