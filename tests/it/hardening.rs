@@ -326,6 +326,8 @@ fn resumed_without_guard(it: &mut Terminal) -> Outcome {
     it.expect("Stopped")?;
     it.expect("outer> ")?;
     both_stop(&run_with, &command)?;
+    // It may not have run yet.
+    await_that("the guard", || guard_of(run_with.pid).is_some())?;
     let guard = Witness::of(guard_of(run_with.pid).ok_or("no guard")?)?;
     guard.signal(libc::SIGKILL);
     ensure!(guard.gone(), "the guard stays");
