@@ -1,27 +1,21 @@
 //! Linux: a pidfd on the parent and a thread that waits for it; the parent-death signal by name, or
 //! where there is no pidfd.
 
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::known;
-use super::watcher::{self, Wake, Watched};
 use super::{
-    Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, ParentExited, Report, Request,
-    Scope, Signal,
+    Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, Report, Request, Scope, Signal,
 };
 use crate::sys::linux as sys;
 
 mod parent;
+mod watch;
 
 pub(crate) use parent::Parent;
+use watch::Watch;
 
 pub(super) fn is_supported() -> bool {
     true
@@ -35,20 +29,6 @@ pub(super) struct Armed {
     action: Action,
     watch: Option<Watch>,
     signal: Option<KernelSignal>,
-}
-
-/// The watcher thread's side of a handle. Its descriptors stay open when the handle is dropped:
-/// the watch goes on.
-#[derive(Debug)]
-struct Watch {
-    parent: ManuallyDrop<Parent>,
-    stop: ManuallyDrop<OwnedFd>,
-    /// The thread's id.
-    thread: i32,
-    /// Whether the thread has a descriptor table of its own.
-    own_table: bool,
-    /// Whether the thread watches, and has not seen the parent's end.
-    watching: Arc<AtomicBool>,
 }
 
 /// The parent-death signal, as it was set.
@@ -220,17 +200,7 @@ impl Armed {
             let Some(watch) = self.watch.take() else {
                 return Err(ArmError::NeedsWatcher(Mechanism::ParentDeathSignal));
             };
-            // The wake-up is shared with the process we were forked from: it needs its own. One that
-            // nobody can vouch for stays open: the number may be the program's by now.
-            let is_certain = !watch.is_closed_here();
-            let Watch { parent, stop, .. } = watch;
-            if is_certain {
-                drop(ManuallyDrop::into_inner(stop));
-            }
-            self.watch = Some(Watch::start(
-                ManuallyDrop::into_inner(parent),
-                self.action.clone(),
-            )?);
+            self.watch = Some(Watch::start(watch.into_parent(), self.action.clone())?);
             self.signal = None;
             self.owner = sys::Owner::this_process();
         }
@@ -282,171 +252,4 @@ impl KernelSignal {
         })?;
         Ok(Self { signal, known })
     }
-}
-
-impl Watch {
-    fn start(parent: Parent, action: Action) -> Result<Self, ArmError> {
-        let stop = sys::eventfd().map_err(ArmError::os(ArmStep::Wakeup))?;
-        let watching = Arc::new(AtomicBool::new(true));
-        let fds = WatcherFds {
-            parent: parent.poll_fd().as_fd().as_raw_fd(),
-            // A pidfd is to be asked for its EPOLLIN; a pipe's EPOLLHUP needs no asking.
-            events: if parent.is_pipe() { 0 } else { libc::EPOLLIN },
-            stop: stop.as_raw_fd(),
-        };
-        let seen = Arc::clone(&watching);
-        let event = ParentExited { pid: parent.pid() };
-        let (ready, is_ready) = crossbeam_channel::bounded(1);
-        // The thread must never run a handler of the program's: it is born with all signals blocked.
-        let mut before = SigSet::empty();
-        SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map(|mask| before = mask)
-            .map_err(ArmError::os(ArmStep::Thread))?;
-        let spawned = thread::Builder::new()
-            .name("exit-with-parent".to_owned())
-            .spawn(move || {
-                let own_table = fds.leave_the_programs_descriptors();
-                match WatcherThread::new(fds, seen) {
-                    Ok(thread) => {
-                        let _ = ready.send(Ok((sys::gettid(), own_table)));
-                        watcher::run(&thread, &action, event);
-                    }
-                    Err(errno) => {
-                        let _ = ready.send(Err(errno));
-                    }
-                }
-            });
-        let restored = before.thread_set_mask();
-        spawned.map_err(|errno| ArmError::Os {
-            step: ArmStep::Thread,
-            errno,
-        })?;
-        restored.map_err(ArmError::os(ArmStep::Thread))?;
-        let (thread, own_table) = is_ready
-            .recv()
-            .unwrap_or(Err(Errno::ESRCH))
-            .map_err(ArmError::os(ArmStep::Wakeup))?;
-        Ok(Self {
-            parent: ManuallyDrop::new(parent),
-            stop: ManuallyDrop::new(stop),
-            thread,
-            own_table,
-            watching,
-        })
-    }
-
-    /// Whether the thread watches and has not seen the parent's end, nor have we.
-    fn sees_the_parent(&self) -> bool {
-        self.watching.load(Ordering::Acquire) && known::still_parent(self.parent.known()).is_ok()
-    }
-
-    /// Whether the program has closed our descriptors (closefrom(3)): their numbers may mean anything
-    /// by now. The thread, which has its own, is asked; once it has ended nobody can say.
-    fn is_closed_here(&self) -> bool {
-        let same = |fd: RawFd| match sys::is_same_file_in(self.thread, fd) {
-            Ok(same) => same,
-            Err(errno) => errno != Errno::EBADF,
-        };
-        let parent = self.parent.poll_fd();
-        !(same(self.stop.as_raw_fd()) && same(parent.as_fd().as_raw_fd()))
-    }
-
-    fn stop(self) -> Result<(), ArmError> {
-        if self.is_closed_here() {
-            return Err(ArmError::os(ArmStep::Wakeup)(Errno::EBADF));
-        }
-        sys::eventfd_wake(self.stop.as_fd()).map_err(ArmError::os(ArmStep::Wakeup))?;
-        if self.own_table {
-            drop(ManuallyDrop::into_inner(self.parent));
-            drop(ManuallyDrop::into_inner(self.stop));
-        }
-        // Else the thread may still be on its way to them: its set and these are the price.
-        Ok(())
-    }
-}
-
-/// What the thread waits for: numbers in its own descriptor table.
-#[derive(Debug, Clone, Copy)]
-struct WatcherFds {
-    parent: RawFd,
-    events: i32,
-    stop: RawFd,
-}
-
-impl WatcherFds {
-    /// Gives this thread a descriptor table of its own that holds the two descriptors and nothing
-    /// else: the program may close what it likes, and nobody's end of file waits for this thread.
-    /// False where the kernel has no close_range (Linux 5.9): the table stays shared.
-    fn leave_the_programs_descriptors(self) -> bool {
-        let (low, high) = (self.parent.min(self.stop), self.parent.max(self.stop));
-        sys::unshare_descriptors_except(low, high).is_ok()
-    }
-}
-
-/// The thread, with the set it waits on: made by itself, so that it is in its own table.
-#[derive(Debug)]
-struct WatcherThread {
-    stop: RawFd,
-    /// Never closed by hand: the thread's end closes its table, and in a shared one the program may
-    /// have closed the number and given it another meaning.
-    set: ManuallyDrop<OwnedFd>,
-    watching: Arc<AtomicBool>,
-}
-
-impl WatcherThread {
-    fn new(fds: WatcherFds, watching: Arc<AtomicBool>) -> Result<Self, Errno> {
-        let set = sys::epoll()?;
-        sys::epoll_add(set.as_fd(), fds.stop, libc::EPOLLIN)?;
-        // Once: a parent stays gone, and the grace is to be slept through.
-        sys::epoll_add(set.as_fd(), fds.parent, fds.events | libc::EPOLLONESHOT)?;
-        Ok(Self {
-            stop: fds.stop,
-            set: ManuallyDrop::new(set),
-            watching,
-        })
-    }
-}
-
-impl Watched for WatcherThread {
-    fn wait(&self, limit: Option<Duration>) -> Wake {
-        let wake = match sys::epoll_wait(self.set.as_fd(), limit) {
-            Ok(ready) if ready.contains(&Some(self.stop)) => Wake::Disarmed,
-            Ok([None, _]) | Err(Errno::EINTR) => Wake::Nothing,
-            Ok(_) => Wake::ParentExited,
-            // In a shared table the program has closed the set. Nothing is left to wait for.
-            Err(_) => Wake::Disarmed,
-        };
-        if wake != Wake::Nothing {
-            self.watching.store(false, Ordering::Release);
-        }
-        wake
-    }
-
-    fn wait_disarmed(&self, limit: Duration) -> Wake {
-        // The parent has been said.
-        self.wait(Some(limit))
-    }
-
-    fn signal_self(&self, signal: Signal) {
-        // The init of a PID namespace drops signals at their default disposition, SIGKILL from
-        // inside included (pid_namespaces(7)): what would have ended it ends it by hand. One that
-        // the main thread blocks is not dropped: somebody waits for it.
-        let number = signal.number();
-        if sys::getpid() == 1 && sys::is_at_default(number) && !main_thread_blocks(number) {
-            sys::exit_group(128 + number);
-        }
-        let _ = sys::kill(sys::getpid(), signal.number());
-    }
-}
-
-/// Whether the main thread blocks the signal: /proc/self/status is that thread's (proc(5)). Without
-/// /proc it does not, as far as anybody knows.
-fn main_thread_blocks(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-    let set = blocked
-        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-        .unwrap_or(0);
-    set >> (signal - 1) & 1 == 1
 }
