@@ -65,6 +65,7 @@ impl Guard {
         let watch = Watch {
             page,
             supervisor: supervisor.as_raw_fd(),
+            supervisor_pid: sys::getpid(),
             parent: parent.as_fd().as_raw_fd(),
             parent_events: parent.events().bits(),
             ending,
@@ -97,6 +98,7 @@ impl Guard {
 struct Watch<'a> {
     page: &'a Shared<Page>,
     supervisor: RawFd,
+    supervisor_pid: i32,
     parent: RawFd,
     parent_events: i16,
     ending: Ending,
@@ -220,7 +222,16 @@ impl Watch<'_> {
                     Wake::Supervisor
                 }
             }
-            _ => Wake::TimedOut,
+            Ok(_) | Err(Errno::EINTR) => Wake::TimedOut,
+            Err(_) => {
+                // Somebody has lowered the limit of descriptors (EINVAL). Our parent is run-with.
+                sys::sleep(Duration::from_millis(10));
+                if sys::getppid() == self.supervisor_pid {
+                    Wake::TimedOut
+                } else {
+                    Wake::Supervisor
+                }
+            }
         }
     }
 

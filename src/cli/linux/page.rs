@@ -86,6 +86,11 @@ impl Page {
         Some(self.command.load(Ordering::SeqCst)).filter(|fd| *fd >= 0)
     }
 
+    /// There is none, whatever the number.
+    pub(super) fn forget_command(&self) {
+        self.command.store(-1, Ordering::SeqCst);
+    }
+
     pub(super) fn pid(&self) -> i32 {
         self.pid.load(Ordering::SeqCst)
     }

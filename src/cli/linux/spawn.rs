@@ -94,7 +94,7 @@ pub(super) fn spawn(
     let failed = |errno: Errno| Failure::own(format!("clone: {errno}"));
     let supervisor = sys::getpid();
     let steps = plan.in_child();
-    let held = plan.steps().is_empty() && !has_terminal();
+    let held = sys::ERRNO_FREE && plan.steps().is_empty() && !has_terminal();
     let (share, pipe) = if held {
         (Share::MemoryUntilExec, None)
     } else {
@@ -113,7 +113,11 @@ pub(super) fn spawn(
         sys::exit_group(FAILED)
     });
     drop(steps);
-    let pid = made.map_err(failed)?;
+    let pid = made.map_err(|errno| {
+        // The kernel may have written a number before it failed.
+        page.forget_command();
+        failed(errno)
+    })?;
     let Some(number) = page.command() else {
         // Linux before 5.2 ignores CLONE_PIDFD. Our own child, not reaped: the pid is its.
         let _ = sys::kill(pid, libc::SIGKILL);
@@ -139,7 +143,11 @@ pub(super) fn spawn(
 /// Whether this process has a controlling terminal, whose stop character could stop the command's
 /// process before its exec.
 fn has_terminal() -> bool {
-    File::open("/dev/tty").is_ok()
+    match File::open("/dev/tty") {
+        Ok(_) => true,
+        // ENXIO says that there is none; anything else, that it cannot be said.
+        Err(error) => error.raw_os_error() != Some(libc::ENXIO),
+    }
 }
 
 /// In the command's process: from the plan's end to exec. Raw system calls only.

@@ -124,6 +124,9 @@ struct Binding {
 /// run-with do nothing else.
 const GUARD_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How often to look where the system refuses to wait.
+const BLIND: Duration = Duration::from_millis(10);
+
 /// When to try again if a guard could not be started.
 const GUARD_RETRY: Duration = Duration::from_secs(1);
 
@@ -135,6 +138,8 @@ struct Supervisor {
     command: Command,
     /// Until the command has exec'ed.
     starting: Option<Starting>,
+    /// Why it has not, or could not be announced.
+    failed: Option<Failure>,
     job: JobControl,
     forward: bool,
     status: StatusFd,
@@ -171,11 +176,22 @@ impl Supervisor {
             binding,
             command,
             starting: Some(starting),
+            failed: None,
             job: JobControl::default(),
             forward: invocation.forward,
             status: StatusFd::new(given.status),
             pidfile,
         })
+    }
+
+    /// Looks whether the command has exec'ed, or never will: the latter too if it has `ended`.
+    fn look_at_the_start(&mut self, ended: bool) {
+        if let Some(starting) = self
+            .starting
+            .take_if(|starting| ended || starting.is_over())
+        {
+            self.failed = self.started(starting).err();
+        }
     }
 
     /// The command has exec'ed, or it never will.
@@ -225,16 +241,11 @@ impl Supervisor {
     /// To the command's end. The error is why it was never executed, or could not be announced; it has
     /// ended then as well.
     fn run(&mut self) -> Result<End, Failure> {
-        let mut failed = None;
         loop {
             let ended = self.read_signals();
-            if ended.is_some() || self.starting.as_ref().is_some_and(Starting::is_over) {
-                if let Some(starting) = self.starting.take() {
-                    failed = self.started(starting).err();
-                }
-            }
+            self.look_at_the_start(ended.is_some());
             if let Some(end) = ended {
-                return failed.map_or(Ok(end), Err);
+                return self.failed.take().map_or(Ok(end), Err);
             }
             self.keep_guarded();
             self.look_at_the_parent();
@@ -268,7 +279,10 @@ impl Supervisor {
                 .min();
         }
         let limit = until.map(|at| at.saturating_duration_since(Instant::now()));
-        let _ = sys::poll(&mut fds, limit);
+        if sys::poll(&mut fds, limit).is_err() {
+            // Somebody has lowered our limit of descriptors (EINVAL): no waiting, but no spinning.
+            sys::sleep(BLIND);
+        }
     }
 
     /// Acts on every signal that has come. The command's end is the last thing looked at, so that a
@@ -282,7 +296,11 @@ impl Supervisor {
                 }
             }
             match received.signal {
-                libc::SIGCHLD => self.job.stop_with(&self.command),
+                libc::SIGCHLD => {
+                    // A command that stops at once is announced before run-with stops with it.
+                    self.look_at_the_start(false);
+                    self.job.stop_with(&self.command);
+                }
                 libc::SIGCONT => self.job.resume(&self.command, self.forward),
                 _ => self.forward(received),
             }

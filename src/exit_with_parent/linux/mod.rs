@@ -186,10 +186,11 @@ impl Armed {
                 self.signal = Some(KernelSignal::set(set.signal, set.known)?);
             }
         } else {
-            // The thread's number may mean somebody else here (another PID namespace, or it has ended):
-            // who differs from that one is looked at by itself.
-            let is_closed = |watch: &&Watch| watch.is_closed_here() && !watch.parent.is_open_here();
-            if let Some(watch) = self.watch.as_ref().filter(is_closed) {
+            if let Some(watch) = self
+                .watch
+                .as_ref()
+                .filter(|watch| !watch.has_parent_in_child())
+            {
                 let fd = watch.parent.poll_fd().as_fd().as_raw_fd();
                 return Err(ArmError::os(ArmStep::ParentFd(fd))(Errno::EBADF));
             }

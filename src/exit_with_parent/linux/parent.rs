@@ -84,10 +84,11 @@ impl Parent {
         }
     }
 
-    /// As [`has_ended`](Self::has_ended); one that cannot be looked at has.
+    /// As [`has_ended`](Self::has_ended); one that cannot be looked at has if our parent is another.
     #[cfg(feature = "cli")]
     pub(crate) fn is_gone(&self) -> bool {
-        self.has_ended().unwrap_or(true)
+        self.has_ended()
+            .unwrap_or_else(|_| still_parent(self.known).is_err())
     }
 
     /// Whether the number still means what it meant, as far as the file itself tells.

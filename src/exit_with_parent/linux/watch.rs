@@ -98,11 +98,23 @@ impl Watch {
         !(same(self.stop.as_raw_fd()) && same(parent.as_fd().as_raw_fd()))
     }
 
+    /// In a forked child: whether the parent's descriptor is still ours. The thread's number may mean
+    /// somebody else there (another PID namespace), or nobody (its process has ended): only a file
+    /// that is the same proves anything, and else the file is looked at by itself.
+    pub(super) fn has_parent_in_child(&self) -> bool {
+        let fd = self.parent.poll_fd().as_fd().as_raw_fd();
+        self.is_vouched_for(fd) || self.parent.is_open_here()
+    }
+
+    fn is_vouched_for(&self, fd: RawFd) -> bool {
+        sys::is_same_file_in(self.thread, fd) == Ok(true)
+    }
+
     /// In a forked child: the parent, without the thread, which did not come along. The wake-up is
     /// shared with the process we were forked from. One that nobody can vouch for stays open: the
     /// number may be the program's by now.
     pub(super) fn into_parent(self) -> Parent {
-        let is_certain = !self.is_closed_here();
+        let is_certain = self.is_vouched_for(self.stop.as_raw_fd());
         let Self { parent, stop, .. } = self;
         if is_certain {
             drop(ManuallyDrop::into_inner(stop));
@@ -146,6 +158,7 @@ impl WatcherFds {
 #[derive(Debug)]
 struct WatcherThread {
     stop: RawFd,
+    parent: RawFd,
     /// Never closed by hand: the thread's end closes its table, and in a shared one the program may
     /// have closed the number and given it another meaning.
     set: ManuallyDrop<OwnedFd>,
@@ -160,6 +173,7 @@ impl WatcherThread {
         sys::epoll_add(set.as_fd(), fds.parent, fds.events | libc::EPOLLONESHOT)?;
         Ok(Self {
             stop: fds.stop,
+            parent: fds.parent,
             set: ManuallyDrop::new(set),
             watching,
         })
@@ -170,10 +184,11 @@ impl Watched for WatcherThread {
     fn wait(&self, limit: Option<Duration>) -> Wake {
         let wake = match sys::epoll_wait(self.set.as_fd(), limit) {
             Ok(ready) if ready.contains(&Some(self.stop)) => Wake::Disarmed,
+            Ok(ready) if ready.contains(&Some(self.parent)) => Wake::ParentExited,
             Ok([None, _]) | Err(Errno::EINTR) => Wake::Nothing,
-            Ok(_) => Wake::ParentExited,
-            // In a shared table the program has closed the set. Nothing is left to wait for.
-            Err(_) => Wake::Disarmed,
+            // In a shared table the program has closed the set, and perhaps made one of its own of the
+            // same number. Nothing is left to wait for.
+            Ok(_) | Err(_) => Wake::Disarmed,
         };
         if wake != Wake::Nothing {
             self.watching.store(false, Ordering::Release);

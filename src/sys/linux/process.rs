@@ -15,7 +15,8 @@ pub(crate) enum Share {
     Nothing,
     /// The memory, and we are held until the child has exec'ed or ended: a vfork, on a stack of its
     /// own. Not for a child that changes its credentials, as the new user could hold it up, and us;
-    /// nor where a terminal could stop it before its exec.
+    /// nor where a terminal could stop it before its exec; nor where system calls write errno
+    /// ([`ERRNO_FREE`]).
     MemoryUntilExec,
     /// The descriptor table: what either opens or closes, the other has open or closed.
     Descriptors,
@@ -43,7 +44,7 @@ pub(crate) fn clone_running<F: FnOnce() -> Never>(
     match share {
         Share::Nothing => clone(flags, pidfd, run),
         Share::Descriptors => clone(flags | libc::CLONE_FILES, pidfd, run),
-        Share::MemoryUntilExec if !ERRNO_FREE => clone(flags, pidfd, run),
+        Share::MemoryUntilExec if !ERRNO_FREE => Err(Errno::ENOSYS),
         Share::MemoryUntilExec => {
             clone_on_stack(flags | libc::CLONE_VFORK | libc::CLONE_VM, pidfd, run)
         }
