@@ -50,6 +50,9 @@ pub fn tests() -> Vec<Trial> {
         test("hardening::resumed_without_guard", BASH, || {
             on_pty(resumed_without_guard)
         }),
+        test("hardening::announced_before_it_stops", BASH, || {
+            on_pty(announced_before_it_stops)
+        }),
         test("hardening::traced_guard", &[], traced_guard),
         test("hardening::full_status_pipe", &[], full_status_pipe),
         test("hardening::pidfile_of_another", &[], pidfile_of_another),
@@ -335,6 +338,26 @@ fn resumed_without_guard(it: &mut Terminal) -> Outcome {
     let got = it.up_to(libc::SIGCONT)?;
     ensure!(got.is_empty(), "{got:?} before SIGCONT");
     await_that("another guard", || guard_of(run_with.pid).is_some())
+}
+
+/// A command that stops first thing: run-with stops with it, but not before the pidfile is there.
+/// Which of the two comes first is a race, so several times.
+fn announced_before_it_stops(it: &mut Terminal) -> Outcome {
+    let dir = tempfile::tempdir()?;
+    for _ in 0..12 {
+        let pidfile = dir.path().join("pid");
+        let shown = pidfile.display();
+        it.line(&format!(
+            "{RUN_WITH} --pidfile {shown} exit-with-parent=on sh -c 'kill -STOP $$'"
+        ))?;
+        it.expect("Stopped")?;
+        it.expect("outer> ")?;
+        ensure!(pidfile.exists(), "stopped, and no pidfile");
+        it.line("fg")?;
+        it.expect("outer> ")?;
+        ensure!(!pidfile.exists(), "the pidfile stays");
+    }
+    Ok(())
 }
 
 // Others that hold something.
