@@ -166,7 +166,7 @@ fn launcher(gib: usize, command: Vec<String>) -> ! {
 
 /// Private memory of the processes that stay while the command runs.
 fn memory() {
-    let private = |pid: u32| -> u64 {
+    let private = |pid: u32| -> [u64; 2] {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
         let field = |name: &str| -> u64 {
             let line = text
@@ -175,7 +175,8 @@ fn memory() {
                 .unwrap();
             line.trim().trim_end_matches(" kB").parse().unwrap()
         };
-        field("Private_Clean:") + field("Private_Dirty:")
+        let dirty = field("Private_Dirty:");
+        [field("Private_Clean:") + dirty, dirty]
     };
     let start = |command: &[&str]| {
         let child = Command::new(command[0])
@@ -190,9 +191,12 @@ fn memory() {
     let guard = descendant(ours.id(), "run-with-guard");
     std::thread::sleep(Duration::from_millis(20));
     let (of_tini, of_ours, of_guard) = (private(tini.id()), private(ours.id()), private(guard));
-    println!("private memory (Private_Clean + Private_Dirty) to tini's");
-    println!("  supervisor {:.2}", of_ours as f64 / of_tini as f64);
-    println!("  guard      {:.2}", of_guard as f64 / of_tini as f64);
+    let ratios = |ours: [u64; 2]| [0, 1].map(|at| ours[at] as f64 / of_tini[at] as f64);
+    println!("private memory (Private_Clean + Private_Dirty; the dirty alone) to tini's");
+    for (who, of) in [("supervisor", of_ours), ("guard", of_guard)] {
+        let [all, dirty] = ratios(of);
+        println!("  {who:<10} {all:.2}; {dirty:.2}");
+    }
     for (child, sleep) in [(&mut tini, "sleep"), (&mut ours, "sleep")] {
         let sleeper = pidfd(descendant(child.id(), sleep));
         signal(&sleeper, libc::SIGTERM);
