@@ -1,4 +1,8 @@
-//! Finds out whether run-with can carry its own copy of the unwinder.
+//! Compiles the program that the launcher carries, and finds out whether run-with can carry its own
+//! copy of the unwinder.
+//!
+//! The launcher's guard has to be a program of its own, at hand in whatever program the crate is linked
+//! into: it is compiled here, with `core` alone, and becomes a few kilobytes of the library.
 //!
 //! The standard library refers to libgcc's unwinder, which a Linux program normally gets as a shared
 //! library of its own: one more file to find, map and relocate at every start, about a tenth of what
@@ -6,12 +10,15 @@
 //! the C compiler has the static one, the program uses that. Nothing else depends on it.
 
 use std::env;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(captive_static_unwinder)");
+    println!("cargo::rustc-check-cfg=cfg(captive_helper)");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={HELPER}");
     let var = |name: &str| env::var(name).unwrap_or_default();
     let native = var("TARGET") == var("HOST");
     let gnu = var("CARGO_CFG_TARGET_OS") == "linux" && var("CARGO_CFG_TARGET_ENV") == "gnu";
@@ -21,6 +28,72 @@ fn main() {
     if native && gnu && dynamic && has_static_unwinder() {
         println!("cargo::rustc-cfg=captive_static_unwinder");
     }
+    let machine = ["x86_64", "aarch64"].contains(&var("CARGO_CFG_TARGET_ARCH").as_str())
+        && var("CARGO_CFG_TARGET_POINTER_WIDTH") == "64";
+    if var("CARGO_CFG_TARGET_OS") == "linux"
+        && machine
+        && env::var_os("CARGO_FEATURE_LAUNCHER").is_some()
+    {
+        match compile_helper() {
+            Ok(()) => println!("cargo::rustc-cfg=captive_helper"),
+            Err(why) => println!(
+                "cargo::warning=captive: the launcher's helper program cannot be linked for this target, \
+                 so that Command::spawn will say Unsupported: {why}"
+            ),
+        }
+    }
+}
+
+/// The source of the launcher's program.
+const HELPER: &str = "src/launcher/linux/helper";
+
+/// Compiles it for the target, into OUT_DIR.
+fn compile_helper() -> Result<(), String> {
+    let var = |name: &str| env::var_os(name).ok_or(format!("no {name}"));
+    let out = PathBuf::from(var("OUT_DIR")?).join("captive-helper");
+    let linkers = [
+        // What cargo was told to link this target with, then the system's, then rustc's own.
+        var("RUSTC_LINKER").ok(),
+        Some(OsString::from("cc")),
+        Some(OsString::from("rust-lld")),
+    ];
+    let mut said = String::new();
+    for linker in linkers.into_iter().flatten() {
+        let mut link = String::from("-nostdlib -static -z noexecstack --gc-sections -s");
+        let lld = linker == "rust-lld";
+        if !lld {
+            link = String::from(
+                "-nostartfiles -nostdlib -static -no-pie -Wl,-z,noexecstack -Wl,--gc-sections \
+                 -Wl,--build-id=none -s",
+            );
+        }
+        let mut rustc = Command::new(var("RUSTC")?);
+        rustc.args([
+            "--edition=2024",
+            "--crate-type=bin",
+            "--crate-name=captive_helper",
+        ]);
+        rustc.args([
+            "-Cpanic=abort",
+            "-Copt-level=s",
+            "-Crelocation-model=static",
+        ]);
+        rustc.args(["-Ctarget-feature=+crt-static", "-Dwarnings", "--target"]);
+        rustc.arg(var("TARGET")?).arg("-o").arg(&out);
+        let mut flag = OsString::from("-Clinker=");
+        flag.push(&linker);
+        rustc.arg(flag).arg(format!("-Clink-args={link}"));
+        if lld {
+            rustc.arg("-Clinker-flavor=ld.lld");
+        }
+        let done = rustc.arg(Path::new(HELPER).join("main.rs")).output();
+        let done = done.map_err(|error| error.to_string())?;
+        if done.status.success() {
+            return Ok(());
+        }
+        said = String::from_utf8_lossy(&done.stderr).replace('\n', " | ");
+    }
+    Err(said)
 }
 
 /// Asks the C compiler for libgcc_eh.a; it answers with the bare name if it has none.

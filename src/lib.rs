@@ -47,9 +47,16 @@ pub mod clap;
 #[doc(hidden)]
 pub mod cli;
 
+#[cfg(feature = "launcher")]
+#[cfg_attr(docsrs, doc(cfg(feature = "launcher")))]
+pub mod launcher;
+
 mod error;
 mod sys;
 
 pub use error::Error;
 pub use exit_with_parent::exit_with_parent;
+#[cfg(feature = "launcher")]
+#[cfg_attr(docsrs, doc(cfg(feature = "launcher")))]
+pub use launcher::{Captive, Command};
 pub use run_with::RunWith;

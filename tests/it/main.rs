@@ -28,6 +28,7 @@
 mod support;
 
 mod arming;
+mod captives;
 mod examples;
 mod generated;
 mod grammar;
@@ -58,6 +59,7 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     // Each module of tests adds its own.
     trials.extend(arming::tests());
+    trials.extend(captives::tests());
     trials.extend(examples::tests());
     trials.extend(generated::tests());
     trials.extend(grammar::tests());

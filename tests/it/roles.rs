@@ -18,6 +18,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     let args: Vec<OsString> = args.collect();
     match name.to_str() {
         Some("captive") => captive::run(),
+        Some("captives") => crate::captives::role(&args),
         Some("launcher") => launcher::launch(&args),
         Some("denied") => launcher::denied(&args),
         Some("examples-launcher") => examples::launcher(&args),

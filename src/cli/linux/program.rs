@@ -9,9 +9,6 @@ use nix::errno::Errno;
 use super::super::{Failure, NOT_EXECUTABLE, NOT_FOUND, systemd};
 use crate::sys::linux::{self as sys, StringArray};
 
-/// Where PATH leads if it is not set; execvp(3).
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
-
 /// Room for any pid. The child writes its own, from the left, and a NUL after it: systemd reads
 /// leading zeroes as octal.
 const PID_DIGITS: &str = "0000000000";
@@ -41,7 +38,7 @@ impl Program {
     pub(super) fn new(command: &[OsString], pid: u32) -> Result<Self, Failure> {
         let name = command.first().cloned().unwrap_or_default();
         let path = env::var_os("PATH");
-        let candidates = candidates(&name, path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH)));
+        let candidates = sys::candidates(&name, path.as_deref());
         let mut argv = vec![c"/bin/sh".to_owned()];
         for arg in command {
             argv.push(c_string(arg)?);
@@ -72,22 +69,10 @@ impl Program {
     }
 
     /// Executes the command; returns only if that fails. Raw system calls, nothing allocated, so that
-    /// a fresh child can call it. The last errno that says something wins, as in execvp(3).
+    /// a fresh child can call it.
     pub(super) fn exec(&mut self) -> Errno {
         self.write_own_pid();
-        let mut denied = None;
-        for path in &self.candidates {
-            match sys::exec(path, &mut self.argv, &mut self.envp) {
-                Errno::ENOENT
-                | Errno::ENOTDIR
-                | Errno::ESTALE
-                | Errno::ENODEV
-                | Errno::ETIMEDOUT => {}
-                Errno::EACCES => denied = Some(Errno::EACCES),
-                other => return other,
-            }
-        }
-        denied.unwrap_or(Errno::ENOENT)
+        sys::exec_first(&self.candidates, &mut self.argv, &mut self.envp)
     }
 
     /// Writes the calling process's pid where it is wanted.
@@ -127,27 +112,6 @@ fn pid_variable(entry: &[u8], pid: u32) -> Option<&'static str> {
     })
 }
 
-/// Where `name` is looked for, in order: itself if it has a slash, else in each directory of `path`,
-/// an empty one being the working directory.
-fn candidates(name: &OsStr, path: &OsStr) -> Vec<OsString> {
-    if name.is_empty() {
-        return Vec::new();
-    }
-    if name.as_bytes().contains(&b'/') {
-        return vec![name.to_owned()];
-    }
-    let dirs = path.as_bytes().split(|b| *b == b':');
-    dirs.map(|dir| {
-        let mut candidate = OsStr::from_bytes(dir).to_owned();
-        if !dir.is_empty() {
-            candidate.push("/");
-        }
-        candidate.push(name);
-        candidate
-    })
-    .collect()
-}
-
 /// A number's digits from the left; the rest is NUL.
 fn decimal(number: u32) -> [u8; PID_DIGITS.len()] {
     let mut digits = [0; PID_DIGITS.len()];
@@ -163,16 +127,6 @@ fn decimal(number: u32) -> [u8; PID_DIGITS.len()] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn where_a_command_is_looked_for() {
-        let look = |name: &str, path: &str| candidates(name.as_ref(), path.as_ref());
-        assert_eq!(look("x", "/a:/b"), ["/a/x", "/b/x"]);
-        assert_eq!(look("x", "/a::b"), ["/a/x", "x", "b/x"]);
-        assert_eq!(look("./x", "/a"), ["./x"]);
-        assert_eq!(look("x", ""), ["x"]);
-        assert!(look("", "/a").is_empty());
-    }
 
     #[test]
     fn the_variables_that_name_a_pid() {

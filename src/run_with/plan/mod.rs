@@ -91,6 +91,12 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Its steps, the new root, the new user.
+    #[cfg(all(feature = "launcher", target_os = "linux"))]
+    pub(crate) fn into_parts(self) -> (Vec<Step>, Option<OwnedFd>, Option<Identity>) {
+        (self.steps, self.root, self.identity)
+    }
+
     /// The steps, in order.
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps

@@ -1,6 +1,7 @@
 //! execve with everything allocated beforehand, and the environment to pass on.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsStr, OsString, c_char};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use nix::errno::Errno;
@@ -16,6 +17,10 @@ pub(crate) struct StringArray {
     pointers: Vec<*const c_char>,
 }
 
+// SAFETY: the pointers are written and used within one call of `pointers`' callers, and point to the
+// strings, which move with the array.
+unsafe impl Send for StringArray {}
+
 impl StringArray {
     pub(crate) fn new(strings: Vec<CString>) -> Self {
         let strings: Vec<Vec<u8>> = strings
@@ -24,6 +29,14 @@ impl StringArray {
             .collect();
         let pointers = vec![ptr::null(); strings.len() + 1];
         Self { strings, pointers }
+    }
+
+    /// The strings, to be put into another array.
+    #[cfg(feature = "launcher")]
+    pub(crate) fn into_strings(self) -> impl Iterator<Item = CString> {
+        self.strings
+            .into_iter()
+            .filter_map(|bytes| CString::from_vec_with_nul(bytes).ok())
     }
 
     /// The bytes of one string without its NUL, to be changed in place.
@@ -35,7 +48,7 @@ impl StringArray {
     }
 
     /// The array as execve wants it; nothing is allocated.
-    fn pointers(&mut self) -> &mut [*const c_char] {
+    pub(super) fn pointers(&mut self) -> &mut [*const c_char] {
         for (pointer, string) in self.pointers.iter_mut().zip(&self.strings) {
             *pointer = string.as_ptr().cast();
         }
@@ -70,7 +83,7 @@ pub(crate) fn environment() -> Vec<CString> {
 /// execve(2) of `path` with the arguments in `argv` *from its second on*: the first is only used for
 /// a file that has no interpreter line (ENOEXEC), which is given to it, the shell, as execvp(3) does.
 /// Returns only if it fails. Allocates nothing.
-pub(crate) fn exec(path: &CStr, argv: &mut StringArray, envp: &mut StringArray) -> Errno {
+fn exec(path: &CStr, argv: &mut StringArray, envp: &mut StringArray) -> Errno {
     let environment = envp.pointers().as_ptr();
     let arguments = argv.pointers();
     let Some(without_shell) = arguments.get(1..) else {
@@ -86,6 +99,24 @@ pub(crate) fn exec(path: &CStr, argv: &mut StringArray, envp: &mut StringArray) 
     *name = path.as_ptr();
     let shell = *shell;
     execve(shell, arguments.as_ptr(), environment)
+}
+
+/// Executes the first of `candidates` that can be; returns only if none can. Allocates nothing. The last
+/// errno that says something wins, as in execvp(3).
+pub(crate) fn exec_first(
+    candidates: &[CString],
+    argv: &mut StringArray,
+    envp: &mut StringArray,
+) -> Errno {
+    let mut denied = None;
+    for path in candidates {
+        match exec(path, argv, envp) {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::ENODEV | Errno::ETIMEDOUT => {}
+            Errno::EACCES => denied = Some(Errno::EACCES),
+            other => return other,
+        }
+    }
+    denied.unwrap_or(Errno::ENOENT)
 }
 
 /// The arrays come from [`StringArray::pointers`].
@@ -104,4 +135,44 @@ pub(crate) fn has_file_capabilities(path: &CStr) -> bool {
     let args = [path.as_ptr() as usize, name, 0, 0, 0, 0];
     // SAFETY: two NUL-terminated strings; a size of zero writes nothing.
     unsafe { syscall(libc::SYS_getxattr, args) }.is_ok_and(|size| size > 0)
+}
+
+/// Where PATH leads if it is not set; execvp(3).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Where `name` is looked for, in order: itself if it has a slash, else in each directory of `path`
+/// (PATH), an empty one being the working directory; execvp(3).
+pub(crate) fn candidates(name: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.as_bytes().contains(&b'/') {
+        return vec![name.to_owned()];
+    }
+    let dirs = path.as_bytes().split(|b| *b == b':');
+    dirs.map(|dir| {
+        let mut candidate = OsStr::from_bytes(dir).to_owned();
+        if !dir.is_empty() {
+            candidate.push("/");
+        }
+        candidate.push(name);
+        candidate
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_command_is_looked_for() {
+        let look = |name: &str, path: &str| candidates(name.as_ref(), Some(path.as_ref()));
+        assert_eq!(look("x", "/a:/b"), ["/a/x", "/b/x"]);
+        assert_eq!(look("x", "/a::b"), ["/a/x", "x", "b/x"]);
+        assert_eq!(look("./x", "/a"), ["./x"]);
+        assert_eq!(look("x", ""), ["x"]);
+        assert!(look("", "/a").is_empty());
+    }
 }

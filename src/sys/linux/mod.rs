@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 // The small crate uses a part of what the program uses.
-#![cfg_attr(not(feature = "cli"), allow(dead_code))]
+#![cfg_attr(not(all(feature = "cli", feature = "launcher")), allow(dead_code))]
 #![allow(
     clippy::cast_sign_loss,
     clippy::cast_possible_truncation,
@@ -36,14 +36,28 @@ pub(crate) use thread::*;
 pub(crate) use waiting::*;
 
 cfg_if::cfg_if! {
-    if #[cfg(feature = "cli")] {
+    if #[cfg(any(feature = "cli", feature = "launcher"))] {
         mod exec;
         mod process;
-        mod shared;
-        mod signalfd;
 
         pub(crate) use exec::*;
         pub(crate) use process::*;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "launcher")] {
+        mod child;
+
+        pub(crate) use child::*;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "cli")] {
+        mod shared;
+        mod signalfd;
+
         pub(crate) use shared::{Shared, SharedWords};
         pub(crate) use signalfd::{Received, SignalFd};
     }

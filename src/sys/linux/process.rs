@@ -28,6 +28,15 @@ pub(crate) type Never = std::convert::Infallible;
 /// How much stack a child that shares our memory gets; it makes system calls only.
 const STACK: usize = 64 * 1024;
 
+impl GuardedStack {
+    /// A stack for a child made by [`clone_until_exec`].
+    pub(crate) fn for_child() -> Result<Self, Errno> {
+        Self::new(STACK).map_err(|error| match error {
+            StackError::Map(errno) | StackError::Guard(errno) => errno,
+        })
+    }
+}
+
 /// Makes a child that does `run`; the answer is its pid. The pidfd's number is in `pidfd` (close-on-
 /// exec, in the caller's table) *before* the child exists for anybody: clone(2), CLONE_PIDFD, Linux
 /// 5.2. The exit signal is SIGCHLD.
@@ -46,7 +55,8 @@ pub(crate) fn clone_running<F: FnOnce() -> Never>(
         Share::Descriptors => clone(flags | libc::CLONE_FILES, pidfd, run),
         Share::MemoryUntilExec if !ERRNO_FREE => Err(Errno::ENOSYS),
         Share::MemoryUntilExec => {
-            clone_on_stack(flags | libc::CLONE_VFORK | libc::CLONE_VM, pidfd, run)
+            let stack = GuardedStack::for_child()?;
+            clone_until_exec(&stack, pidfd, run)
         }
     }
 }
@@ -67,9 +77,10 @@ fn clone<F: FnOnce() -> Never>(flags: i32, pidfd: &AtomicI32, run: F) -> Result<
     Ok(pid)
 }
 
-/// A child that shares our memory, while we are held.
-fn clone_on_stack<F: FnOnce() -> Never>(
-    flags: i32,
+/// A child that shares our memory, while we are held: [`Share::MemoryUntilExec`] on a stack that can
+/// be used again.
+pub(crate) fn clone_until_exec<F: FnOnce() -> Never>(
+    stack: &GuardedStack,
     pidfd: &AtomicI32,
     run: F,
 ) -> Result<i32, Errno> {
@@ -79,9 +90,10 @@ fn clone_on_stack<F: FnOnce() -> Never>(
         let run = unsafe { &mut *run.cast::<Option<F>>() };
         run.take().map_or(0, |run| match run() {})
     }
-    let stack = GuardedStack::new(STACK).map_err(|error| match error {
-        StackError::Map(errno) | StackError::Guard(errno) => errno,
-    })?;
+    if !ERRNO_FREE {
+        return Err(Errno::ENOSYS);
+    }
+    let flags = libc::CLONE_PIDFD | libc::SIGCHLD | libc::CLONE_VFORK | libc::CLONE_VM;
     let mut run = Some(run);
     // SAFETY: a stack of its own, page-aligned and mapped until after the call; `child` takes what
     // it is given; the kernel writes one int to `pidfd`. clone(2) as the C library wraps it touches

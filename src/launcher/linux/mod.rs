@@ -1,0 +1,137 @@
+//! Linux: the launcher's threads, its child between clone and exec, its guard.
+//!
+//! ```text
+//! Command::spawn ── request (all allocated) ── spawner thread ── child: clone(VM|VFORK) .. exec
+//!                                                                  │ its own pidfd
+//! Captive ── process (pidfd, status) ── reaper thread           guard (a process; the helper)
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::captive::Stuck;
+use super::command::{Command, Defaults};
+use super::stdio::Pipes;
+use super::{CaptiveError, EndedBy, ExitReport, SpawnError};
+use crate::sys::linux as sys;
+use crate::sys::signal::Signal;
+
+mod child;
+mod guard;
+mod process;
+#[path = "helper/protocol.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the helper uses the rest")]
+mod protocol;
+mod reaper;
+mod request;
+mod runtime;
+mod spawner;
+mod stage;
+mod stuck;
+
+use process::Process;
+use runtime::Runtime;
+
+pub(super) fn is_supported() -> bool {
+    // A descriptor that cannot be open: EBADF from a kernel that knows P_PIDFD, EINVAL before 5.4.
+    sys::reap(i32::MAX) == Err(nix::errno::Errno::EBADF)
+}
+
+pub(super) fn spawn(command: &Command, defaults: &Defaults) -> Result<(Handle, Pipes), SpawnError> {
+    if !is_supported() {
+        return Err(SpawnError::Unsupported("pidfds need Linux 5.4"));
+    }
+    let runtime = Runtime::of_this_process();
+    let (process, pipes) = runtime.spawn(command, defaults)?;
+    let handle = Handle {
+        process,
+        runtime,
+        let_go: false.into(),
+    };
+    Ok((handle, pipes))
+}
+
+/// A captive of the process that owns `runtime`.
+#[derive(Debug)]
+pub(super) struct Handle {
+    process: Arc<Process>,
+    runtime: &'static Runtime,
+    let_go: std::sync::atomic::AtomicBool,
+}
+
+impl Handle {
+    fn check_owner(&self) -> Result<(), CaptiveError> {
+        if self.runtime.is_ours() {
+            Ok(())
+        } else {
+            Err(CaptiveError::Forked {
+                launcher: self.runtime.pid().unsigned_abs(),
+            })
+        }
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.process.pid().unsigned_abs()
+    }
+
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    pub(super) fn try_wait(&self) -> Result<Option<ExitReport>, CaptiveError> {
+        self.check_owner()?;
+        let report = self.process.try_wait()?;
+        if report.is_some() {
+            self.runtime.ended(&self.process);
+        }
+        Ok(report)
+    }
+
+    pub(super) fn wait_until(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<ExitReport>, CaptiveError> {
+        self.check_owner()?;
+        let report = self.process.wait_until(deadline)?;
+        if report.is_some() {
+            self.runtime.ended(&self.process);
+        }
+        Ok(report)
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
+        self.check_owner()?;
+        self.process.signal(signal)
+    }
+
+    pub(super) fn resume(&self) {
+        let _ = sys::pidfd_send_signal(self.process.as_fd(), libc::SIGCONT);
+    }
+
+    pub(super) fn stuck(&self) -> Stuck {
+        stuck::look_at(self.process.pid())
+    }
+
+    pub(super) fn detach(&self) -> Result<(), CaptiveError> {
+        self.check_owner()?;
+        self.runtime.let_go(&self.process)?;
+        self.let_go
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.runtime.is_ours() || self.process.has_ended() {
+            return;
+        }
+        if !self.let_go.load(std::sync::atomic::Ordering::Relaxed) {
+            self.process.note(EndedBy::Kill);
+            let _ = sys::pidfd_send_signal(self.process.as_fd(), libc::SIGKILL);
+        }
+        self.runtime
+            .reap_in_the_background(Arc::clone(&self.process));
+    }
+}

@@ -1,0 +1,436 @@
+//! A launch with everything resolved and allocated, so that the child only makes system calls.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::super::command::{Command, Defaults, LauncherExit, Resource};
+use super::super::stdio::{Pipes, Stdio};
+use super::super::{SpawnError, SpawnStep};
+use super::guard::Line;
+use super::protocol::{ADD, Message};
+use super::stage::{self, Stage};
+use crate::run_with::Plan;
+use crate::sys::linux::{self as sys, StringArray};
+use crate::sys::signal::Signal;
+
+/// What the child executes.
+#[derive(Debug)]
+pub(super) enum Program {
+    /// The program itself.
+    Direct {
+        candidates: Vec<CString>,
+        /// The shell first, for a file without an interpreter line.
+        argv: StringArray,
+        envp: StringArray,
+    },
+    /// The crate's helper.
+    Stage {
+        /// The file in memory.
+        program: RawFd,
+        /// The descriptors that it takes over and closes: its pipe, and the new root or -1.
+        kept: [RawFd; 2],
+        argv: StringArray,
+        envp: StringArray,
+    },
+}
+
+/// A descriptor for the child.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) source: RawFd,
+    pub(super) target: RawFd,
+}
+
+/// What the child is to do.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) launcher: i32,
+    pub(super) parent_death_signal: i32,
+    pub(super) detachable: bool,
+    pub(super) guard_socket: Option<RawFd>,
+    pub(super) message: Message,
+    pub(super) session: bool,
+    pub(super) group: Option<i32>,
+    pub(super) terminal: Option<RawFd>,
+    pub(super) network_namespace: Option<RawFd>,
+    pub(super) descriptors: Vec<Given>,
+    /// A number above every target.
+    pub(super) beyond: RawFd,
+    /// What exec leaves open above 2.
+    pub(super) keep: Vec<RawFd>,
+    /// Where in `keep` the stage's two go.
+    pub(super) keep_places: Vec<usize>,
+    pub(super) umask: Option<u32>,
+    pub(super) nice: Option<i32>,
+    pub(super) directory: Option<CString>,
+    pub(super) limits: Vec<(i32, [u64; 2])>,
+    pub(super) ignored: u64,
+    pub(super) defaulted: u64,
+    pub(super) mask: u64,
+    pub(super) program: Program,
+    names: Names,
+    stage: Option<Stage>,
+    /// Kept open until the child has them.
+    _held: Vec<OwnedFd>,
+    _guard: Option<Arc<OwnedFd>>,
+}
+
+/// The operands of steps, for errors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Names {
+    pub(super) group: i32,
+    pub(super) nice: i32,
+    pub(super) directory: PathBuf,
+    pub(super) targets: Vec<i32>,
+    pub(super) limits: Vec<Resource>,
+}
+
+/// A request, and the launcher's ends of its pipes.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) request: Request,
+    pub(super) pipes: Pipes,
+}
+
+impl Message {
+    /// The bytes to send.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        sys::bytes_of(self)
+    }
+}
+
+// SAFETY: integers only, in an order that leaves no padding.
+#[allow(unsafe_code)]
+unsafe impl sys::Plain for Message {}
+
+impl Request {
+    /// Resolves what a command says.
+    pub(super) fn prepare(
+        command: &Command,
+        defaults: &Defaults,
+        id: u64,
+    ) -> Result<Prepared, SpawnError> {
+        let plan = plan(command)?;
+        let mut held = Vec::new();
+        let mut pipes = Pipes::default();
+        let descriptors = descriptors(command, defaults, &mut held, &mut pipes)?;
+        let (launcher_signal, grace) = match command.launcher_exit {
+            LauncherExit::Kill => (Signal::KILL, -1),
+            LauncherExit::Signal { signal, kill_after } => (
+                signal,
+                i64::try_from(kill_after.as_millis()).unwrap_or(i64::MAX),
+            ),
+        };
+        let environment = environment(command)?;
+        let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
+        let candidates = sys::candidates(&command.program, path)
+            .iter()
+            .map(|path| c_string(command, path))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut argv = vec![c"/bin/sh".to_owned()];
+        let name = command.arg0.as_ref().unwrap_or(&command.program);
+        for arg in std::iter::once(name).chain(&command.args) {
+            argv.push(c_string(command, arg)?);
+        }
+        let envp = environment
+            .iter()
+            .map(|(key, value)| {
+                let mut entry = key.clone();
+                entry.push("=");
+                entry.push(value);
+                c_string(command, &entry)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let directory = match &command.current_dir {
+            Some(directory) => Some(c_string(command, directory.as_os_str())?),
+            None => None,
+        };
+        let bound = !command.detachable && command.order == 0;
+        let mut request = Self {
+            launcher: sys::getpid(),
+            // A detachable one has it until the guard has been told.
+            parent_death_signal: if bound || command.detachable {
+                launcher_signal.number()
+            } else {
+                0
+            },
+            detachable: command.detachable,
+            guard_socket: None,
+            message: Message {
+                id,
+                grace,
+                kind: ADD,
+                signal: launcher_signal.number(),
+                order: command.order,
+                reserved: 0,
+            },
+            session: command.session,
+            group: command.process_group,
+            terminal: command.terminal.as_ref().map(AsRawFd::as_raw_fd),
+            network_namespace: command.network_namespace.as_ref().map(AsRawFd::as_raw_fd),
+            beyond: 3 + descriptors
+                .iter()
+                .map(|given| given.target)
+                .max()
+                .unwrap_or(2)
+                .max(2),
+            keep: descriptors
+                .iter()
+                .map(|given| given.target)
+                .filter(|target| *target > 2)
+                .collect(),
+            keep_places: Vec::new(),
+            umask: command.umask,
+            nice: command.nice,
+            directory,
+            limits: command
+                .limits
+                .iter()
+                .map(|(resource, limit)| (resource.0, *limit))
+                .collect(),
+            ignored: set_of(&command.ignored),
+            // std does the same: it has made itself ignore SIGPIPE, and no other program expects that.
+            defaulted: set_of(&command.defaulted)
+                | (bit(libc::SIGPIPE) & !set_of(&command.ignored)),
+            mask: set_of(&command.blocked),
+            names: Names {
+                group: command.process_group.unwrap_or(0),
+                nice: command.nice.unwrap_or(0),
+                directory: command.current_dir.clone().unwrap_or_default(),
+                targets: descriptors.iter().map(|given| given.target).collect(),
+                limits: command
+                    .limits
+                    .iter()
+                    .map(|(resource, _)| *resource)
+                    .collect(),
+            },
+            descriptors,
+            program: Program::Direct {
+                candidates,
+                argv: StringArray::new(argv),
+                envp: StringArray::new(envp),
+            },
+            stage: None,
+            _held: held,
+            _guard: None,
+        };
+        if !plan.steps().is_empty() {
+            let second_line = if bound { launcher_signal.number() } else { 0 };
+            stage::insert(&mut request, plan, command, second_line)?;
+        }
+        Ok(Prepared { request, pipes })
+    }
+
+    /// One of the crate's own, to be executed from a file in memory: no user's options.
+    pub(super) fn helper(
+        program: RawFd,
+        argv: Vec<CString>,
+        descriptors: Vec<Given>,
+        parent_death_signal: i32,
+    ) -> Self {
+        let keep = descriptors
+            .iter()
+            .map(|given| given.target)
+            .filter(|target| *target > 2);
+        Self {
+            launcher: sys::getpid(),
+            parent_death_signal,
+            detachable: false,
+            guard_socket: None,
+            message: Message {
+                id: 0,
+                grace: 0,
+                kind: 0,
+                signal: 0,
+                order: 0,
+                reserved: 0,
+            },
+            session: false,
+            group: None,
+            terminal: None,
+            network_namespace: None,
+            beyond: 3 + descriptors
+                .iter()
+                .map(|given| given.target)
+                .max()
+                .unwrap_or(2)
+                .max(2),
+            keep: keep.collect(),
+            keep_places: Vec::new(),
+            umask: None,
+            nice: None,
+            directory: None,
+            limits: Vec::new(),
+            ignored: 0,
+            defaulted: u64::MAX,
+            mask: 0,
+            names: Names {
+                targets: descriptors.iter().map(|given| given.target).collect(),
+                ..Names::default()
+            },
+            descriptors,
+            program: Program::Stage {
+                program,
+                kept: [-1; 2],
+                argv: StringArray::new(argv),
+                envp: StringArray::new(Vec::new()),
+            },
+            stage: None,
+            _held: Vec::new(),
+            _guard: None,
+        }
+    }
+
+    /// With the guard to tell.
+    pub(super) fn with_guard(mut self, line: &Line) -> Self {
+        let socket = line.socket();
+        self.guard_socket = Some(socket.as_raw_fd());
+        self._guard = Some(socket);
+        self
+    }
+
+    pub(super) fn message(&self) -> Message {
+        self.message
+    }
+
+    pub(super) fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    /// The launcher's side of the stage, if there is one.
+    pub(super) fn take_stage(&mut self) -> Option<Stage> {
+        self.stage.take()
+    }
+
+    /// Makes the helper the program, which then executes the command.
+    pub(super) fn set_stage(&mut self, stage: Stage, program: Program, held: [Option<OwnedFd>; 2]) {
+        self.program = program;
+        self.stage = Some(stage);
+        self._held.extend(held.into_iter().flatten());
+        let first = self.keep.len();
+        // Room for what the child puts there; a number that is kept already changes nothing.
+        self.keep.extend([0, 0]);
+        self.keep_places = vec![first, first + 1];
+    }
+}
+
+fn plan(command: &Command) -> Result<Plan, SpawnError> {
+    let options = &command.run_with;
+    if options.get_exit_with_parent() == Some(false) {
+        return Err(command.invalid(
+            "exit-with-parent=off: a captive ends with its launcher; `detachable` lets it go later",
+        ));
+    }
+    if options.get_async_teardown() == Some(true) {
+        return Err(command.invalid(
+            "async-teardown=on: only the program itself can share its memory \
+             (captive::async_teardown::start())",
+        ));
+    }
+    Plan::resolve(options).map_err(SpawnError::Prepare)
+}
+
+pub(super) fn c_string(command: &Command, text: &OsStr) -> Result<CString, SpawnError> {
+    CString::new(text.as_bytes()).map_err(|_| command.invalid(format!("{text:?} has a NUL byte")))
+}
+
+fn environment(command: &Command) -> Result<BTreeMap<OsString, OsString>, SpawnError> {
+    let mut environment = BTreeMap::new();
+    if !command.clear_env {
+        environment.extend(std::env::vars_os());
+    }
+    for (key, value) in &command.env {
+        if key.is_empty() || key.as_bytes().contains(&b'=') {
+            return Err(command.invalid(format!("{key:?} cannot be a variable's name")));
+        }
+        match value {
+            Some(value) => environment.insert(key.clone(), value.clone()),
+            None => environment.remove(key),
+        };
+    }
+    Ok(environment)
+}
+
+fn descriptors(
+    command: &Command,
+    defaults: &Defaults,
+    held: &mut Vec<OwnedFd>,
+    pipes: &mut Pipes,
+) -> Result<Vec<Given>, SpawnError> {
+    let failed = |errno: std::io::Error| SpawnError::Step {
+        program: command.program.clone(),
+        step: SpawnStep::OpenStdio,
+        errno,
+    };
+    let mut given = Vec::new();
+    let streams = [
+        command.stdin.as_ref().unwrap_or(&defaults.stdin),
+        command.stdout.as_ref().unwrap_or(&defaults.output),
+        command.stderr.as_ref().unwrap_or(&defaults.output),
+    ];
+    for (target, stream) in (0..).zip(streams) {
+        let source = match stream {
+            Stdio::Inherit => continue,
+            Stdio::Fd(fd) => fd.as_raw_fd(),
+            Stdio::Null => {
+                let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+                hold(held, null.map_err(failed)?.into())
+            }
+            Stdio::Piped => {
+                let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
+                    .map_err(|errno: Errno| failed(errno.into()))?;
+                let theirs = match target {
+                    0 => {
+                        pipes.stdin = Some(write.into());
+                        read
+                    }
+                    1 => {
+                        pipes.stdout = Some(read.into());
+                        write
+                    }
+                    _ => {
+                        pipes.stderr = Some(read.into());
+                        write
+                    }
+                };
+                hold(held, theirs)
+            }
+        };
+        given.push(Given { source, target });
+    }
+    for (fd, target) in &command.descriptors {
+        if *target < 0 {
+            return Err(command.invalid(format!("{target} is no descriptor's number")));
+        }
+        given.retain(|other| other.target != *target);
+        given.push(Given {
+            source: fd.as_raw_fd(),
+            target: *target,
+        });
+    }
+    Ok(given)
+}
+
+fn hold(held: &mut Vec<OwnedFd>, fd: OwnedFd) -> RawFd {
+    let raw = fd.as_raw_fd();
+    held.push(fd);
+    raw
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+fn set_of(signals: &[Signal]) -> u64 {
+    signals
+        .iter()
+        .fold(0, |set, signal| set | bit(signal.number()))
+}

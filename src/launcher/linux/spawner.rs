@@ -1,0 +1,214 @@
+//! The threads that make children.
+//!
+//! A thread is held from clone until the child's exec (vfork), so a child that stalls holds up its
+//! thread and nobody else: who asks takes an idle thread or a new one. None of them ever ends: the
+//! parent-death signal of a child is bound to the thread that made it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::errno::Errno;
+
+use super::super::command::Command;
+use super::super::{SpawnError, SpawnStep};
+use super::child::{self, Progress};
+use super::request::Request;
+use crate::sys::linux::{self as sys, GuardedStack};
+
+#[derive(Debug, Default)]
+pub(super) struct Spawners {
+    /// Shared with the threads, which put themselves back.
+    idle: Arc<Mutex<Vec<Sender<Job>>>>,
+}
+
+/// A child that has executed its program.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+pub(super) enum NotMade {
+    Step(SpawnStep, Errno),
+    Stalled(SpawnStep, Duration),
+}
+
+impl NotMade {
+    pub(super) fn into_error(self, command: &Command) -> SpawnError {
+        let program = command.program.clone();
+        match self {
+            Self::Step(step, errno) => SpawnError::Step {
+                program,
+                step,
+                errno: errno.into(),
+            },
+            Self::Stalled(step, after) => SpawnError::Stalled {
+                program,
+                step,
+                after,
+            },
+        }
+    }
+}
+
+/// One child to be made.
+#[derive(Debug)]
+struct Job {
+    request: Request,
+    progress: Arc<Progress>,
+    claim: Arc<Claim>,
+    answer: Sender<Result<Made, (u32, Errno)>>,
+}
+
+/// Who has the child in the end: the one who asked, or, if that one has given up, its thread, which
+/// ends it.
+#[derive(Debug, Default)]
+struct Claim(AtomicU32);
+
+impl Claim {
+    const OPEN: u32 = 0;
+    const MADE: u32 = 1;
+    const GIVEN_UP: u32 = 2;
+
+    fn settle(&self, as_what: u32) -> bool {
+        self.0
+            .compare_exchange(Self::OPEN, as_what, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+impl Spawners {
+    /// Makes a child, and waits for its exec.
+    pub(super) fn make(&self, request: Request, limit: Duration) -> Result<Made, NotMade> {
+        let names = request.names();
+        let progress = Arc::new(Progress::default());
+        let claim = Arc::new(Claim::default());
+        let (answer, answered) = bounded(1);
+        let job = Job {
+            request,
+            progress: Arc::clone(&progress),
+            claim: Arc::clone(&claim),
+            answer,
+        };
+        self.hand_over(job)
+            .map_err(|errno| NotMade::Step(SpawnStep::StartThread, errno))?;
+        let step_of = |code: u32| child::step_of(code, &names);
+        let answer = match answered.recv_timeout(limit) {
+            Ok(answer) => answer,
+            Err(_) => {
+                let step = step_of(progress.step());
+                // As long as the claim is open, the number is the child's.
+                progress.kill();
+                if claim.settle(Claim::GIVEN_UP) {
+                    return Err(NotMade::Stalled(step, limit));
+                }
+                // Made in the last moment, and killed: its thread's answer is on its way.
+                return match answered.recv() {
+                    Ok(Err((code, errno))) => Err(NotMade::Step(step_of(code), errno)),
+                    Ok(Ok(made)) => {
+                        let _ = sys::reap(std::os::fd::AsRawFd::as_raw_fd(&made.pidfd));
+                        Err(NotMade::Stalled(step, limit))
+                    }
+                    Err(_) => Err(NotMade::Stalled(step, limit)),
+                };
+            }
+        };
+        answer.map_err(|(code, errno)| NotMade::Step(step_of(code), errno))
+    }
+
+    fn hand_over(&self, mut job: Job) -> Result<(), Errno> {
+        loop {
+            let idle = self.lock().pop();
+            let Some(idle) = idle else { break };
+            match idle.send(job) {
+                Ok(()) => return Ok(()),
+                Err(back) => job = back.into_inner(),
+            }
+        }
+        let (sender, receiver) = bounded(1);
+        let (own, all) = (sender.clone(), Arc::clone(&self.idle));
+        // With every signal blocked from its first instruction on: what comes for the launcher is for
+        // its own threads, and a child's mask is this thread's.
+        let mask = sys::set_signal_mask(sys::ALL_SIGNALS)?;
+        let started = std::thread::Builder::new()
+            .name("captive-spawner".into())
+            .stack_size(128 * 1024)
+            .spawn(move || serve(&receiver, &own, &all));
+        let _ = sys::set_signal_mask(mask);
+        started.map_err(|error| error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))?;
+        sender.send(job).map_err(|_| Errno::EPIPE)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Sender<Job>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The life of a thread.
+fn serve(jobs: &Receiver<Job>, own: &Sender<Job>, idle: &Mutex<Vec<Sender<Job>>>) {
+    let mut stack = None;
+    while let Ok(job) = jobs.recv() {
+        let Job {
+            mut request,
+            progress,
+            claim,
+            answer,
+        } = job;
+        let (made, failed_pidfd) = match make(&mut stack, &mut request, &progress) {
+            Ok(made) => (Ok(made), None),
+            Err((failure, pidfd)) => (Err(failure), pidfd),
+        };
+        // The pipe of a stage ends here too.
+        drop(request);
+        if claim.settle(Claim::MADE) {
+            // Idle first: who gets the answer may ask again at once.
+            idle.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(own.clone());
+            // Not before: as long as the claim was open its number was the child's.
+            drop(failed_pidfd);
+            let _ = answer.send(made);
+            continue;
+        }
+        if let Ok(made) = made {
+            let _ = sys::pidfd_send_signal(made.pidfd.as_fd(), libc::SIGKILL);
+            let _ = sys::reap(std::os::fd::AsRawFd::as_raw_fd(&made.pidfd));
+        }
+        idle.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(own.clone());
+    }
+}
+
+/// A step's code and an errno; and the pidfd of the child that failed, if there was one.
+type Failed = ((u32, Errno), Option<OwnedFd>);
+
+fn make(
+    stack: &mut Option<GuardedStack>,
+    request: &mut Request,
+    progress: &Progress,
+) -> Result<Made, Failed> {
+    let clone_failed = |errno| ((child::CLONE, errno), None);
+    let stack = match stack {
+        Some(stack) => stack,
+        None => stack.insert(GuardedStack::for_child().map_err(clone_failed)?),
+    };
+    let pid = sys::clone_until_exec(stack, progress.pidfd(), || child::run(request, progress))
+        .map_err(clone_failed)?;
+    let Some(pidfd) = progress.take_pidfd() else {
+        // Linux before 5.2 ignores CLONE_PIDFD; `is_supported` has looked. Our child, not reaped.
+        let _ = sys::kill(pid, libc::SIGKILL);
+        sys::reap_pid(pid);
+        return Err(clone_failed(Errno::ENOSYS));
+    };
+    if let Some(failure) = progress.failure() {
+        let _ = sys::reap(std::os::fd::AsRawFd::as_raw_fd(&pidfd));
+        return Err((failure, Some(pidfd)));
+    }
+    Ok(Made { pid, pidfd })
+}

@@ -1,0 +1,80 @@
+//! Launch processes that cannot outlive their launcher: [`Command`] and [`Captive`].
+//!
+//! ```no_run
+//! use captive::Command;
+//!
+//! let qemu = Command::new("qemu-system-x86_64").args(["-nodefaults", "-S"]).spawn()?;
+//! let report = qemu.wait()?;
+//! println!("{}", report.status());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised (Linux)
+//!
+//! 1. **The captive dies with the launcher process**, however that ends: SIGKILL, a panic, `exit`,
+//!    `abort`, the OOM killer. The first line is the *guard*, one small process a launcher with memory
+//!    of its own, which holds a pidfd of the launcher and of each captive, and has the launcher's
+//!    credentials, so that a captive which has changed its user is within reach. It knows a captive
+//!    before the captive executes its program. If the guard dies it is replaced. The second line is the
+//!    parent-death signal, from a thread of this crate's own that never ends; it covers the moment in
+//!    which launcher and guard are killed together, except for a captive that has changed its user by
+//!    itself, which clears it. That the *calling* thread ends means nothing.
+//! 2. **A spawn costs the same however much memory the launcher has**: the child shares it until its
+//!    exec (`CLONE_VM | CLONE_VFORK`), and makes raw system calls only. Credentials are never changed
+//!    while memory is shared: a child that is to have another user executes the crate's own helper
+//!    first, and that changes them.
+//! 3. **A spawn that stalls** (an executable or a directory on a dead mount) is an error after
+//!    [`spawn_timeout`](Command::spawn_timeout), which names the step, and holds up no other spawn.
+//! 4. **No zombie and no blocking drop**: a dropped [`Captive`] gets SIGKILL, and one thread of the
+//!    crate's reaps it when its memory has been torn down. Whether it lives is never asked of a pid.
+//!
+//! # What a launcher does to itself
+//!
+//! | the launcher | its captives |
+//! |---|---|
+//! | forks | nothing happens; in the child every [`Captive`] is inert ([`CaptiveError::Forked`], and a drop does nothing), and captives which the child starts are its own |
+//! | daemonises (forks and exits) | they end: the process that launched them has. Daemonise first |
+//! | executes another program | they end: the threads and descriptors that hold them are gone |
+//! | ignores SIGCHLD, or waits for any child (`waitpid(-1)`) | their status is read from the pidfd (Linux 6.15), else it is [`ExitStatus::Unknown`]. Such a wait may also return the guard, a child like any other |
+//!
+//! # What is not promised
+//!
+//! - A process that a captive starts is not followed here: only the captive itself ends. `Tree`
+//!   containment is the next step.
+//! - A set-user-ID program of an unprivileged launcher cannot be signalled by it, nor by its guard.
+//! - Whoever may signal the launcher may kill launcher and guard in the same instant: see 1 for what is
+//!   left then.
+//! - The guard holds one descriptor for each captive, as the launcher does. If somebody lowers its hard
+//!   limit below what it needs from outside, it cannot.
+//!
+//! # Platforms
+//!
+//! Linux 5.4, x86-64 and aarch64 (the latter was only compiled). Elsewhere [`Command::spawn`] is
+//! [`SpawnError::Unsupported`].
+
+mod captive;
+mod command;
+mod error;
+mod exit;
+mod stdio;
+
+cfg_if::cfg_if! {
+    if #[cfg(all(target_os = "linux", captive_helper))] {
+        mod linux;
+        use linux as platform;
+    } else {
+        mod unsupported;
+        use unsupported as platform;
+    }
+}
+
+pub use captive::{Captive, Stuck};
+pub use command::{Command, LauncherExit, Resource};
+pub use error::{CaptiveError, SpawnError, SpawnStep};
+pub use exit::{EndedBy, ExitReport, ExitStatus, Usage};
+pub use stdio::Stdio;
+
+/// Whether captives can be launched on this system; asking changes nothing.
+pub fn is_supported() -> bool {
+    platform::is_supported()
+}

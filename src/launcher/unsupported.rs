@@ -1,0 +1,64 @@
+//! Where captives cannot be launched: the same signatures, and no value of the handle.
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use super::captive::Stuck;
+use super::command::{Command, Defaults};
+use super::stdio::Pipes;
+use super::{CaptiveError, ExitReport, SpawnError};
+use crate::sys::signal::Signal;
+
+/// There is none.
+#[derive(Debug)]
+pub(super) enum Handle {}
+
+pub(super) fn is_supported() -> bool {
+    false
+}
+
+pub(super) fn spawn(
+    _command: &Command,
+    _defaults: &Defaults,
+) -> Result<(Handle, Pipes), SpawnError> {
+    Err(SpawnError::Unsupported(
+        "the launcher is for Linux on x86-64 and aarch64",
+    ))
+}
+
+impl Handle {
+    pub(super) fn id(&self) -> u32 {
+        match *self {}
+    }
+
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        match *self {}
+    }
+
+    pub(super) fn try_wait(&self) -> Result<Option<ExitReport>, CaptiveError> {
+        match *self {}
+    }
+
+    pub(super) fn wait_until(
+        &self,
+        _deadline: Option<Instant>,
+    ) -> Result<Option<ExitReport>, CaptiveError> {
+        match *self {}
+    }
+
+    pub(super) fn signal(&self, _signal: Signal) -> Result<(), CaptiveError> {
+        match *self {}
+    }
+
+    pub(super) fn resume(&self) {
+        match *self {}
+    }
+
+    pub(super) fn stuck(&self) -> Stuck {
+        match *self {}
+    }
+
+    pub(super) fn detach(&self) -> Result<(), CaptiveError> {
+        match *self {}
+    }
+}
