@@ -3,6 +3,7 @@
 //! Kill this program in any way you like while the command runs: the command is gone as well.
 
 use std::error::Error;
+use std::io::{Write, stdout};
 
 use captive::Command;
 
@@ -10,11 +11,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args_os().skip(1);
     let program = args.next().ok_or("usage: launch COMMAND [ARG...]")?;
     let captive = Command::new(program).args(args).spawn()?;
-    println!("launched, pid {}", captive.id());
+    writeln!(stdout(), "launched, pid {}", captive.id())?;
     let report = captive.wait()?;
-    println!("{}", report.status());
+    writeln!(stdout(), "{}", report.status())?;
     if let Some(usage) = report.usage() {
-        println!("{:?} user, {:?} system", usage.user, usage.system);
+        let (user, system) = (usage.user, usage.system);
+        writeln!(stdout(), "{user:?} user, {system:?} system")?;
     }
     Ok(())
 }

@@ -217,8 +217,10 @@ impl fmt::Display for CaptiveError {
 impl std::error::Error for CaptiveError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Guard(errno) | Self::Read(errno) => Some(errno),
-            Self::Signal { errno, .. } | Self::Wait { errno, .. } => Some(errno),
+            Self::Guard(errno)
+            | Self::Read(errno)
+            | Self::Signal { errno, .. }
+            | Self::Wait { errno, .. } => Some(errno),
             _ => None,
         }
     }

@@ -125,12 +125,11 @@ pub(super) fn step_of(code: u32, names: &Names) -> SpawnStep {
 
 /// The child's life up to its exec.
 pub(super) fn run(request: &mut Request, progress: &Progress) -> Never {
-    let errno = match prepare(request, progress) {
-        Err(errno) => errno,
-        Ok(()) => {
-            progress.at(EXEC);
-            exec(request, progress)
-        }
+    let errno = if let Err(errno) = prepare(request, progress) {
+        errno
+    } else {
+        progress.at(EXEC);
+        exec(request, progress)
     };
     progress.errno.store(errno as i32, Ordering::Release);
     sys::exit_group(127)
@@ -145,7 +144,7 @@ fn prepare(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
     progress.at(GUARD);
     if let Some(socket) = request.guard_socket {
         tell_guard(socket, &request.message)?;
-        if request.detachable {
+        if !request.second_line {
             sys::set_parent_death_signal(0)?;
         }
     }

@@ -54,7 +54,8 @@ pub(super) struct Given {
 pub(super) struct Request {
     pub(super) launcher: i32,
     pub(super) parent_death_signal: i32,
-    pub(super) detachable: bool,
+    /// Whether it stays once the guard has been told.
+    pub(super) second_line: bool,
     pub(super) guard_socket: Option<RawFd>,
     pub(super) message: Message,
     pub(super) session: bool,
@@ -79,8 +80,8 @@ pub(super) struct Request {
     names: Names,
     stage: Option<Stage>,
     /// Kept open until the child has them.
-    _held: Vec<OwnedFd>,
-    _guard: Option<Arc<OwnedFd>>,
+    held: Vec<OwnedFd>,
+    guard: Option<Arc<OwnedFd>>,
 }
 
 /// The operands of steps, for errors.
@@ -129,41 +130,19 @@ impl Request {
                 i64::try_from(kill_after.as_millis()).unwrap_or(i64::MAX),
             ),
         };
-        let environment = environment(command)?;
-        let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
-        let candidates = sys::candidates(&command.program, path)
-            .iter()
-            .map(|path| c_string(command, path))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut argv = vec![c"/bin/sh".to_owned()];
-        let name = command.arg0.as_ref().unwrap_or(&command.program);
-        for arg in std::iter::once(name).chain(&command.args) {
-            argv.push(c_string(command, arg)?);
-        }
-        let envp = environment
-            .iter()
-            .map(|(key, value)| {
-                let mut entry = key.clone();
-                entry.push("=");
-                entry.push(value);
-                c_string(command, &entry)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
         let directory = match &command.current_dir {
             Some(directory) => Some(c_string(command, directory.as_os_str())?),
             None => None,
         };
         let bound = !command.detachable && command.order == 0;
         let mut request = Self {
-            launcher: sys::getpid(),
-            // A detachable one has it until the guard has been told.
-            parent_death_signal: if bound || command.detachable {
+            parent_death_signal: if bound {
                 launcher_signal.number()
             } else {
-                0
+                // Until the guard has been told.
+                libc::SIGKILL
             },
-            detachable: command.detachable,
-            guard_socket: None,
+            second_line: bound,
             message: Message {
                 id,
                 grace,
@@ -176,18 +155,6 @@ impl Request {
             group: command.process_group,
             terminal: command.terminal.as_ref().map(AsRawFd::as_raw_fd),
             network_namespace: command.network_namespace.as_ref().map(AsRawFd::as_raw_fd),
-            beyond: 3 + descriptors
-                .iter()
-                .map(|given| given.target)
-                .max()
-                .unwrap_or(2)
-                .max(2),
-            keep: descriptors
-                .iter()
-                .map(|given| given.target)
-                .filter(|target| *target > 2)
-                .collect(),
-            keep_places: Vec::new(),
             umask: command.umask,
             nice: command.nice,
             directory,
@@ -212,15 +179,8 @@ impl Request {
                     .map(|(resource, _)| *resource)
                     .collect(),
             },
-            descriptors,
-            program: Program::Direct {
-                candidates,
-                argv: StringArray::new(argv),
-                envp: StringArray::new(envp),
-            },
-            stage: None,
-            _held: held,
-            _guard: None,
+            held,
+            ..Self::bare(program(command)?, descriptors)
         };
         if !plan.steps().is_empty() {
             let second_line = if bound { launcher_signal.number() } else { 0 };
@@ -236,14 +196,30 @@ impl Request {
         descriptors: Vec<Given>,
         parent_death_signal: i32,
     ) -> Self {
-        let keep = descriptors
-            .iter()
-            .map(|given| given.target)
-            .filter(|target| *target > 2);
+        let program = Program::Stage {
+            program,
+            kept: [-1; 2],
+            argv: StringArray::new(argv),
+            envp: StringArray::new(Vec::new()),
+        };
+        Self {
+            parent_death_signal,
+            defaulted: u64::MAX,
+            names: Names {
+                targets: descriptors.iter().map(|given| given.target).collect(),
+                ..Names::default()
+            },
+            ..Self::bare(program, descriptors)
+        }
+    }
+
+    /// A program and its descriptors.
+    fn bare(program: Program, descriptors: Vec<Given>) -> Self {
+        let targets = descriptors.iter().map(|given| given.target);
         Self {
             launcher: sys::getpid(),
-            parent_death_signal,
-            detachable: false,
+            parent_death_signal: 0,
+            second_line: true,
             guard_socket: None,
             message: Message {
                 id: 0,
@@ -257,35 +233,22 @@ impl Request {
             group: None,
             terminal: None,
             network_namespace: None,
-            beyond: 3 + descriptors
-                .iter()
-                .map(|given| given.target)
-                .max()
-                .unwrap_or(2)
-                .max(2),
-            keep: keep.collect(),
+            beyond: 1 + targets.clone().max().unwrap_or(2).max(2),
+            keep: targets.filter(|target| *target > 2).collect(),
             keep_places: Vec::new(),
+            descriptors,
             umask: None,
             nice: None,
             directory: None,
             limits: Vec::new(),
             ignored: 0,
-            defaulted: u64::MAX,
+            defaulted: 0,
             mask: 0,
-            names: Names {
-                targets: descriptors.iter().map(|given| given.target).collect(),
-                ..Names::default()
-            },
-            descriptors,
-            program: Program::Stage {
-                program,
-                kept: [-1; 2],
-                argv: StringArray::new(argv),
-                envp: StringArray::new(Vec::new()),
-            },
+            program,
+            names: Names::default(),
             stage: None,
-            _held: Vec::new(),
-            _guard: None,
+            held: Vec::new(),
+            guard: None,
         }
     }
 
@@ -293,7 +256,7 @@ impl Request {
     pub(super) fn with_guard(mut self, line: &Line) -> Self {
         let socket = line.socket();
         self.guard_socket = Some(socket.as_raw_fd());
-        self._guard = Some(socket);
+        self.guard = Some(socket);
         self
     }
 
@@ -314,12 +277,38 @@ impl Request {
     pub(super) fn set_stage(&mut self, stage: Stage, program: Program, held: [Option<OwnedFd>; 2]) {
         self.program = program;
         self.stage = Some(stage);
-        self._held.extend(held.into_iter().flatten());
+        self.held.extend(held.into_iter().flatten());
         let first = self.keep.len();
         // Room for what the child puts there; a number that is kept already changes nothing.
         self.keep.extend([0, 0]);
         self.keep_places = vec![first, first + 1];
     }
+}
+
+/// What the command says to execute, and with what.
+fn program(command: &Command) -> Result<Program, SpawnError> {
+    let environment = environment(command)?;
+    let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
+    let candidates = sys::candidates(&command.program, path)
+        .iter()
+        .map(|path| c_string(command, path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut argv = vec![c"/bin/sh".to_owned()];
+    let name = command.arg0.as_ref().unwrap_or(&command.program);
+    for arg in std::iter::once(name).chain(&command.args) {
+        argv.push(c_string(command, arg)?);
+    }
+    let mut envp = Vec::with_capacity(environment.len());
+    for (mut entry, value) in environment {
+        entry.push("=");
+        entry.push(value);
+        envp.push(c_string(command, &entry)?);
+    }
+    Ok(Program::Direct {
+        candidates,
+        argv: StringArray::new(argv),
+        envp: StringArray::new(envp),
+    })
 }
 
 fn plan(command: &Command) -> Result<Plan, SpawnError> {

@@ -98,27 +98,27 @@ impl Spawners {
         self.hand_over(job)
             .map_err(|errno| NotMade::Step(SpawnStep::StartThread, errno))?;
         let step_of = |code: u32| child::step_of(code, &names);
-        let answer = match answered.recv_timeout(limit) {
-            Ok(answer) => answer,
-            Err(_) => {
-                let step = step_of(progress.step());
-                // As long as the claim is open, the number is the child's.
-                progress.kill();
-                if claim.settle(Claim::GIVEN_UP) {
-                    return Err(NotMade::Stalled(step, limit));
-                }
-                // Made in the last moment, and killed: its thread's answer is on its way.
-                return match answered.recv() {
-                    Ok(Err((code, errno))) => Err(NotMade::Step(step_of(code), errno)),
-                    Ok(Ok(made)) => {
-                        let _ = sys::reap(std::os::fd::AsRawFd::as_raw_fd(&made.pidfd));
-                        Err(NotMade::Stalled(step, limit))
-                    }
-                    Err(_) => Err(NotMade::Stalled(step, limit)),
-                };
+        let mut answer = answered.recv_timeout(limit).ok();
+        let late = answer.is_none();
+        if late {
+            let step = step_of(progress.step());
+            // As long as the claim is open, the number is the child's.
+            progress.kill();
+            if claim.settle(Claim::GIVEN_UP) {
+                return Err(NotMade::Stalled(step, limit));
             }
-        };
-        answer.map_err(|(code, errno)| NotMade::Step(step_of(code), errno))
+            // Made in the last moment, and killed: its thread's answer is on its way.
+            answer = answered.recv().ok();
+        }
+        match answer {
+            Some(Ok(made)) if late => {
+                sys::reap_pidfd(made.pidfd.as_fd());
+                Err(NotMade::Stalled(SpawnStep::Exec, limit))
+            }
+            Some(Ok(made)) => Ok(made),
+            Some(Err((code, errno))) => Err(NotMade::Step(step_of(code), errno)),
+            None => Err(NotMade::Stalled(SpawnStep::Clone, limit)),
+        }
     }
 
     fn hand_over(&self, mut job: Job) -> Result<(), Errno> {
@@ -177,7 +177,7 @@ fn serve(jobs: &Receiver<Job>, own: &Sender<Job>, idle: &Mutex<Vec<Sender<Job>>>
         }
         if let Ok(made) = made {
             let _ = sys::pidfd_send_signal(made.pidfd.as_fd(), libc::SIGKILL);
-            let _ = sys::reap(std::os::fd::AsRawFd::as_raw_fd(&made.pidfd));
+            sys::reap_pidfd(made.pidfd.as_fd());
         }
         idle.lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -207,7 +207,7 @@ fn make(
         return Err(clone_failed(Errno::ENOSYS));
     };
     if let Some(failure) = progress.failure() {
-        let _ = sys::reap(std::os::fd::AsRawFd::as_raw_fd(&pidfd));
+        sys::reap_pidfd(pidfd.as_fd());
         return Err((failure, Some(pidfd)));
     }
     Ok(Made { pid, pidfd })

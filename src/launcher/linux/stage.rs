@@ -13,6 +13,7 @@ use super::child::NUMBER_ROOM;
 use super::guard::helper_program;
 use super::protocol::{self, ROLE_STAGE, StageReport};
 use super::request::{Program, Request, c_string};
+use crate::privileges::Identity;
 use crate::run_with::{Plan, Step};
 use crate::sys::linux::{self as sys, StringArray};
 
@@ -59,14 +60,14 @@ pub(super) fn insert(
         return Ok(());
     };
     // The order in which the helper reads them; the first and the second are filled in by the child.
-    let room = "0".repeat(NUMBER_ROOM);
+    let blank = "0".repeat(NUMBER_ROOM);
     let (uid, gid) = identity
         .as_ref()
         .map_or((0, 0), |identity| (identity.uid(), identity.gid()));
-    let groups = identity.as_ref().map(|identity| identity.groups());
+    let groups = identity.as_ref().map(Identity::groups);
     let groups = groups.unwrap_or_default();
     let mut numbers = format!(
-        "{room} {room} {} {second_line} {} {} {uid} {gid} {} {}",
+        "{blank} {blank} {} {second_line} {} {} {uid} {gid} {} {}",
         request.launcher,
         request.mask,
         u8::from(identity.is_some()),
@@ -74,7 +75,8 @@ pub(super) fn insert(
         groups.len(),
     );
     for group in groups {
-        numbers.push_str(&format!(" {group}"));
+        numbers.push(' ');
+        numbers.push_str(&group.to_string());
     }
     // In a new root the directory is looked for there.
     let directory = match (&root, request.directory.take()) {
@@ -131,9 +133,9 @@ pub(super) fn follow(stage: &Stage, command: &Command) -> Result<(), SpawnError>
         let failed = match nix::unistd::read(&stage.pipe, &mut bytes) {
             Ok(0) => return Ok(()),
             Ok(_) => {
-                let [a, b, c, d, e, f, g, h] = bytes;
-                last = u32::from_ne_bytes([a, b, c, d]);
-                match i32::from_ne_bytes([e, f, g, h]) {
+                let (step, errno) = bytes.split_at(size_of::<u32>());
+                last = u32::from_ne_bytes(step.try_into().unwrap_or_default());
+                match i32::from_ne_bytes(errno.try_into().unwrap_or_default()) {
                     0 => continue,
                     errno => Errno::from_raw(errno),
                 }

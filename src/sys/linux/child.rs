@@ -105,7 +105,7 @@ pub(crate) fn reset_dispositions(default: u64, ignore: u64) -> Result<(), Errno>
 /// execveat(2) of the file behind a descriptor, which may be close-on-exec (not for a script).
 /// `argv` is used from its first string on. Returns only if it fails; allocates nothing.
 pub(crate) fn exec_fd(fd: RawFd, argv: &mut StringArray, envp: &mut StringArray) -> Errno {
-    let args = [
+    let registers = [
         int_arg(fd),
         c"".as_ptr() as usize,
         argv.pointers().as_ptr() as usize,
@@ -115,7 +115,7 @@ pub(crate) fn exec_fd(fd: RawFd, argv: &mut StringArray, envp: &mut StringArray)
     ];
     // SAFETY: an empty NUL-terminated path and two arrays as execve wants them, borrowed for the
     // call.
-    unsafe { syscall(libc::SYS_execveat, args) }
+    unsafe { syscall(libc::SYS_execveat, registers) }
         .err()
         .unwrap_or(Errno::UnknownErrno)
 }
@@ -148,7 +148,7 @@ pub(crate) fn send_with_fd(socket: RawFd, message: &[u8], fd: Option<RawFd>) -> 
     }
     // SAFETY: plain C structures, for which all zeroes are values.
     let mut control: Control = unsafe { std::mem::zeroed() };
-    control.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<RawFd>()) as _;
+    control.header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
     control.header.cmsg_level = libc::SOL_SOCKET;
     control.header.cmsg_type = libc::SCM_RIGHTS;
     let buffer = libc::iovec {
@@ -162,7 +162,7 @@ pub(crate) fn send_with_fd(socket: RawFd, message: &[u8], fd: Option<RawFd>) -> 
     if let Some(fd) = fd {
         control.fd = fd;
         header.msg_control = (&raw mut control).cast();
-        header.msg_controllen = size_of::<Control>() as _;
+        header.msg_controllen = size_of::<Control>();
     }
     let flags = int_arg(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     let place = (&raw const header) as usize;
@@ -249,12 +249,12 @@ pub(crate) fn try_reap(pidfd: BorrowedFd<'_>) -> Result<Option<Reaped>, Errno> {
     }
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    let time = |time: libc::timeval| (time.tv_sec as i64, time.tv_usec as i64);
+    let time = |time: libc::timeval| (time.tv_sec, time.tv_usec);
     Ok(Some(Reaped {
         code: info.si_code,
         status,
         times: [time(usage.ru_utime), time(usage.ru_stime)],
-        max_rss: usage.ru_maxrss as i64,
+        max_rss: usage.ru_maxrss,
     }))
 }
 

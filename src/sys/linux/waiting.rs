@@ -220,6 +220,12 @@ pub(crate) fn reap(pidfd: RawFd) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// As [`reap`], to the child's end whatever interrupts it; one that others have reaped is gone as well.
+#[cfg(feature = "launcher")]
+pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) {
+    while reap(pidfd.as_raw_fd()) == Err(Errno::EINTR) {}
+}
+
 /// Sleeps until one of `events` (or POLLHUP, POLLERR, which need no asking) holds for `fd`, for at
 /// most `limit`; the answer is whether it does.
 ///
