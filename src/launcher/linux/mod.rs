@@ -18,7 +18,11 @@ use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
 mod child;
+mod claim;
 mod guard;
+mod news;
+mod outcome;
+mod primitive;
 mod process;
 #[path = "helper/protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the helper uses the rest")]

@@ -1,12 +1,12 @@
 //! A captive's process: its pidfd, and how it ended once it has.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::super::{CaptiveError, EndedBy, ExitReport, ExitStatus, Usage};
+use super::outcome::Outcome;
 use crate::sys::linux::{self as sys, Reaped};
 use crate::sys::signal::Signal;
 
@@ -20,13 +20,8 @@ pub(super) struct Process {
     pid: i32,
     pidfd: OwnedFd,
     message: super::protocol::Message,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    ended_by: EndedBy,
-    report: Option<ExitReport>,
+    /// What has been sent to end it; how it ended.
+    outcome: Outcome<EndedBy, ExitReport>,
 }
 
 impl AsFd for Process {
@@ -42,10 +37,7 @@ impl Process {
             pid,
             pidfd,
             message,
-            state: Mutex::new(State {
-                ended_by: EndedBy::Itself,
-                report: None,
-            }),
+            outcome: Outcome::new(EndedBy::Itself),
         }
     }
 
@@ -62,18 +54,13 @@ impl Process {
         self.message
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn has_ended(&self) -> bool {
-        self.state().report.is_some()
+        self.outcome.is_known()
     }
 
     /// Something is about to be sent to end it.
     pub(super) fn note(&self, by: EndedBy) {
-        let mut state = self.state();
-        state.ended_by = state.ended_by.max(by);
+        self.outcome.note(|ended_by| *ended_by = by.max(*ended_by));
     }
 
     pub(super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
@@ -92,29 +79,26 @@ impl Process {
         }
     }
 
-    /// Reaps it if it has ended. The lock is held over no call that waits.
+    /// Reaps it if it has ended.
     pub(super) fn try_wait(&self) -> Result<Option<ExitReport>, CaptiveError> {
-        let mut state = self.state();
-        if state.report.is_some() {
-            return Ok(state.report.clone());
-        }
-        let (status, usage) = match sys::try_reap(self.as_fd()) {
-            Ok(None) => return Ok(None),
-            Ok(Some(reaped)) => (status_of(&reaped), Some(usage_of(&reaped))),
-            Err(Errno::ECHILD) => (self.recovered_status(), None),
-            Err(errno) => {
-                return Err(CaptiveError::Wait {
-                    pid: self.pid.unsigned_abs(),
-                    errno: errno.into(),
-                });
-            }
-        };
-        state.report = Some(ExitReport {
-            status,
-            usage,
-            ended_by: state.ended_by,
-        });
-        Ok(state.report.clone())
+        self.outcome.get(|ended_by| {
+            let (status, usage) = match sys::try_reap(self.as_fd()) {
+                Ok(None) => return Ok(None),
+                Ok(Some(reaped)) => (status_of(&reaped), Some(usage_of(&reaped))),
+                Err(Errno::ECHILD) => (self.recovered_status(), None),
+                Err(errno) => {
+                    return Err(CaptiveError::Wait {
+                        pid: self.pid.unsigned_abs(),
+                        errno: errno.into(),
+                    });
+                }
+            };
+            Ok(Some(ExitReport {
+                status,
+                usage,
+                ended_by: *ended_by,
+            }))
+        })
     }
 
     /// Waits for its end, or until `deadline`.

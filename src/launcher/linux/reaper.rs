@@ -7,20 +7,25 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::news::News;
 use super::process::Process;
 use super::runtime::Runtime;
 use crate::sys::linux as sys;
 
-#[derive(Debug, Default)]
-pub(super) struct Reaper(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+pub(super) struct Reaper {
     /// What wakes the thread, once it runs.
-    wake: Option<Arc<OwnedFd>>,
-    /// What it has not seen yet.
-    new: Vec<Arc<Process>>,
-    look_at_the_guard: bool,
+    wake: Mutex<Option<Arc<OwnedFd>>>,
+    news: News<New>,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+enum New {
+    /// A process that nobody waits for any more.
+    Process(Arc<Process>),
+    /// There is another guard.
+    Guard,
 }
 
 /// Numbers in the set that are no captive's.
@@ -32,15 +37,21 @@ const GUARD: u64 = u64::MAX;
 const RETRY: Duration = Duration::from_millis(500);
 const INTERVAL: Duration = Duration::from_millis(10);
 
+/// How often to look at what cannot be waited for, in milliseconds.
+const LOOK_AGAIN: i32 = 100;
+
 impl Reaper {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new() -> Self {
+        Self {
+            wake: Mutex::new(None),
+            news: News::new(),
+        }
     }
 
     /// Starts the thread, once.
     pub(super) fn start(&self, runtime: &'static Runtime) -> Result<(), Errno> {
-        let mut state = self.lock();
-        if state.wake.is_some() {
+        let mut started_before = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        if started_before.is_some() {
             return Ok(());
         }
         let wake = Arc::new(sys::eventfd()?);
@@ -55,30 +66,27 @@ impl Reaper {
             .spawn(move || Thread::new(runtime, set, own).run());
         let _ = sys::set_signal_mask(mask);
         started.map_err(|error| error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))?;
-        state.wake = Some(wake);
+        *started_before = Some(wake);
         Ok(())
     }
 
     /// Takes over a process that nobody waits for any more.
     pub(super) fn take(&self, process: Arc<Process>) {
-        let mut state = self.lock();
-        state.new.push(process);
-        state.wake();
+        self.tell(New::Process(process));
     }
 
     /// There is another guard.
     pub(super) fn look_at_the_guard(&self) {
-        let mut state = self.lock();
-        state.look_at_the_guard = true;
-        state.wake();
+        self.tell(New::Guard);
     }
-}
 
-impl State {
-    fn wake(&self) {
-        if let Some(wake) = &self.wake {
-            let _ = sys::eventfd_wake(wake.as_fd());
-        }
+    fn tell(&self, new: New) {
+        self.news.push(new, || {
+            let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(wake) = wake.as_ref() {
+                let _ = sys::eventfd_wake(wake.as_fd());
+            }
+        });
     }
 }
 
@@ -87,6 +95,9 @@ struct Thread {
     set: OwnedFd,
     wake: Arc<OwnedFd>,
     processes: HashMap<u64, Arc<Process>>,
+    /// Those of which the set says nothing useful: for want of room there (fs.epoll.max_user_watches), or
+    /// because they have ended and a tracer has not let go of them.
+    unwatched: Vec<u64>,
     guard: Option<(Arc<OwnedFd>, u64)>,
 }
 
@@ -97,17 +108,17 @@ impl Thread {
             set,
             wake,
             processes: HashMap::new(),
+            unwatched: Vec::new(),
             guard: None,
         }
     }
 
     fn run(mut self) {
         loop {
-            // A traced zombie is readable all the time, and not to be reaped: looked at again later.
-            let limit = if self.processes.is_empty() {
+            let limit = if self.unwatched.is_empty() {
                 -1
             } else {
-                60_000
+                LOOK_AGAIN
             };
             let ready = match sys::epoll_wait_ids::<64>(self.set.as_fd(), limit) {
                 Ok(ready) => ready,
@@ -117,34 +128,38 @@ impl Thread {
             };
             for id in ready {
                 match id {
-                    WAKE => {
-                        sys::eventfd_clear(self.wake.as_fd());
-                        self.take_news();
-                    }
+                    WAKE => self.take_news(),
                     GUARD => self.guard_ended(),
                     id => self.reap(id),
                 }
+            }
+            for id in std::mem::take(&mut self.unwatched) {
+                self.reap(id);
             }
         }
     }
 
     fn take_news(&mut self) {
-        let (new, look) = {
-            let mut state = self.runtime.reaper().lock();
-            let look = std::mem::take(&mut state.look_at_the_guard);
-            (std::mem::take(&mut state.new), look)
-        };
-        for process in new {
-            let id = process.id();
-            let added = sys::epoll_add_as(self.set.as_fd(), process.as_fd(), id);
-            self.processes.insert(id, process);
-            if added.is_err() {
-                // No room in the set (fs.epoll.max_user_watches): looked at now and then.
-                self.reap(id);
+        let wake = Arc::clone(&self.wake);
+        let news = self
+            .runtime
+            .reaper()
+            .news
+            .take(|| sys::eventfd_clear(wake.as_fd()));
+        for new in news {
+            match new {
+                New::Process(process) => self.watch(process),
+                New::Guard => self.watch_guard(),
             }
         }
-        if look {
-            self.watch_guard();
+    }
+
+    fn watch(&mut self, process: Arc<Process>) {
+        let id = process.id();
+        let added = sys::epoll_add_as(self.set.as_fd(), process.as_fd(), id);
+        self.processes.insert(id, process);
+        if added.is_err() {
+            self.unwatched.push(id);
         }
     }
 
@@ -190,9 +205,11 @@ impl Thread {
         let Some(process) = self.processes.get(&id) else {
             return;
         };
+        sys::epoll_remove(self.set.as_fd(), process.as_fd().as_raw_fd());
         // A failure to wait would be one for ever.
-        if !matches!(process.try_wait(), Ok(None)) {
-            sys::epoll_remove(self.set.as_fd(), process.as_fd().as_raw_fd());
+        if matches!(process.try_wait(), Ok(None)) {
+            self.unwatched.push(id);
+        } else {
             self.runtime.ended(process);
             self.processes.remove(&id);
         }

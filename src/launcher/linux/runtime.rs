@@ -47,7 +47,7 @@ impl Runtime {
                 owner: Owner::this_process(),
                 spawners: Spawners::default(),
                 guard: Guard::default(),
-                reaper: Reaper::default(),
+                reaper: Reaper::new(),
                 next_id: AtomicU64::new(1),
             }));
             let _ = RUNTIME.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);

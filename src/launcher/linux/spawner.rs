@@ -5,7 +5,6 @@
 //! parent-death signal of a child is bound to the thread that made it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use nix::errno::Errno;
 use super::super::command::Command;
 use super::super::{SpawnError, SpawnStep};
 use super::child::{self, Progress};
+use super::claim::{Claim, Settled};
 use super::request::Request;
 use crate::sys::linux::{self as sys, GuardedStack};
 
@@ -29,6 +29,16 @@ pub(super) struct Spawners {
 pub(super) struct Made {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
+}
+
+/// A child that failed before its exec, and has been reaped.
+#[derive(Debug)]
+struct Failed {
+    /// The step's code.
+    step: u32,
+    errno: Errno,
+    /// Its pidfd, to be closed by the one who asked: that one may be about to send SIGKILL to the number.
+    _pidfd: Option<OwnedFd>,
 }
 
 /// Why there is no child.
@@ -62,24 +72,7 @@ struct Job {
     request: Request,
     progress: Arc<Progress>,
     claim: Arc<Claim>,
-    answer: Sender<Result<Made, (u32, Errno)>>,
-}
-
-/// Who has the child in the end: the one who asked, or, if that one has given up, its thread, which
-/// ends it.
-#[derive(Debug, Default)]
-struct Claim(AtomicU32);
-
-impl Claim {
-    const OPEN: u32 = 0;
-    const MADE: u32 = 1;
-    const GIVEN_UP: u32 = 2;
-
-    fn settle(&self, as_what: u32) -> bool {
-        self.0
-            .compare_exchange(Self::OPEN, as_what, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
+    answer: Sender<Result<Made, Failed>>,
 }
 
 impl Spawners {
@@ -87,7 +80,7 @@ impl Spawners {
     pub(super) fn make(&self, request: Request, limit: Duration) -> Result<Made, NotMade> {
         let names = request.names();
         let progress = Arc::new(Progress::default());
-        let claim = Arc::new(Claim::default());
+        let claim = Arc::new(Claim::new());
         let (answer, answered) = bounded(1);
         let job = Job {
             request,
@@ -104,7 +97,7 @@ impl Spawners {
             let step = step_of(progress.step());
             // As long as the claim is open, the number is the child's.
             progress.kill();
-            if claim.settle(Claim::GIVEN_UP) {
+            if claim.settle(Settled::GivenUp) {
                 return Err(NotMade::Stalled(step, limit));
             }
             // Made in the last moment, and killed: its thread's answer is on its way.
@@ -116,7 +109,7 @@ impl Spawners {
                 Err(NotMade::Stalled(SpawnStep::Exec, limit))
             }
             Some(Ok(made)) => Ok(made),
-            Some(Err((code, errno))) => Err(NotMade::Step(step_of(code), errno)),
+            Some(Err(failed)) => Err(NotMade::Step(step_of(failed.step), failed.errno)),
             None => Err(NotMade::Stalled(SpawnStep::Clone, limit)),
         }
     }
@@ -159,19 +152,14 @@ fn serve(jobs: &Receiver<Job>, own: &Sender<Job>, idle: &Mutex<Vec<Sender<Job>>>
             claim,
             answer,
         } = job;
-        let (made, failed_pidfd) = match make(&mut stack, &mut request, &progress) {
-            Ok(made) => (Ok(made), None),
-            Err((failure, pidfd)) => (Err(failure), pidfd),
-        };
+        let made = make(&mut stack, &mut request, &progress);
         // The pipe of a stage ends here too.
         drop(request);
-        if claim.settle(Claim::MADE) {
+        if claim.settle(Settled::Answered) {
             // Idle first: who gets the answer may ask again at once.
             idle.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(own.clone());
-            // Not before: as long as the claim was open its number was the child's.
-            drop(failed_pidfd);
             let _ = answer.send(made);
             continue;
         }
@@ -185,15 +173,16 @@ fn serve(jobs: &Receiver<Job>, own: &Sender<Job>, idle: &Mutex<Vec<Sender<Job>>>
     }
 }
 
-/// A step's code and an errno; and the pidfd of the child that failed, if there was one.
-type Failed = ((u32, Errno), Option<OwnedFd>);
-
 fn make(
     stack: &mut Option<GuardedStack>,
     request: &mut Request,
     progress: &Progress,
 ) -> Result<Made, Failed> {
-    let clone_failed = |errno| ((child::CLONE, errno), None);
+    let clone_failed = |errno| Failed {
+        step: child::CLONE,
+        errno,
+        _pidfd: None,
+    };
     let stack = match stack {
         Some(stack) => stack,
         None => stack.insert(GuardedStack::for_child().map_err(clone_failed)?),
@@ -206,9 +195,13 @@ fn make(
         sys::reap_pid(pid);
         return Err(clone_failed(Errno::ENOSYS));
     };
-    if let Some(failure) = progress.failure() {
+    if let Some((step, errno)) = progress.failure() {
         sys::reap_pidfd(pidfd.as_fd());
-        return Err((failure, Some(pidfd)));
+        return Err(Failed {
+            step,
+            errno,
+            _pidfd: Some(pidfd),
+        });
     }
     Ok(Made { pid, pidfd })
 }

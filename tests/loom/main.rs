@@ -1,0 +1,120 @@
+//! The launcher's meeting points of threads, as loom models: every interleaving within loom's bounds.
+//!
+//! The files are the crate's own, compiled here with loom's primitives in place of std's
+//! (`src/launcher/linux/primitive.rs`). Bounds: three threads, all interleavings (no preemption bound).
+
+#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
+
+mod primitive {
+    pub(super) use loom::sync::atomic::{AtomicU32, Ordering};
+    pub(super) use loom::sync::{Mutex, MutexGuard};
+    pub(super) use std::sync::PoisonError;
+}
+#[path = "../../src/launcher/linux/claim.rs"]
+mod claim;
+#[path = "../../src/launcher/linux/news.rs"]
+mod news;
+#[path = "../../src/launcher/linux/outcome.rs"]
+mod outcome;
+
+use std::convert::Infallible;
+
+use loom::sync::Arc;
+use loom::sync::Notify;
+use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use loom::thread;
+
+use claim::{Claim, Settled};
+use news::News;
+use outcome::Outcome;
+
+/// One asks for a child and gives up; another makes it at the same time.
+///
+/// The child has one owner in the end, and the one who gives up signals no descriptor that has been
+/// closed.
+#[test]
+fn a_child_has_one_owner() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::new());
+        let open = Arc::new(AtomicBool::new(true));
+        let answered = Arc::new(AtomicBool::new(false));
+        let maker = {
+            let (claim, open, answered) = (claim.clone(), open.clone(), answered.clone());
+            thread::spawn(move || {
+                if claim.settle(Settled::Answered) {
+                    // The descriptor goes with the answer.
+                    answered.store(true, Ordering::Release);
+                    false
+                } else {
+                    open.store(false, Ordering::Release);
+                    true
+                }
+            })
+        };
+        // The limit is up: SIGKILL to the number, then the claim.
+        assert!(open.load(Ordering::Acquire), "signalled a closed number");
+        let gave_up = claim.settle(Settled::GivenUp);
+        let maker_ended_it = maker.join().unwrap();
+        assert_eq!(gave_up, maker_ended_it, "none or two own the child");
+        assert_ne!(gave_up, answered.load(Ordering::Acquire));
+    });
+}
+
+/// Two hand over, one sleeps and takes: whatever was handed over is taken.
+#[test]
+fn no_news_is_lost() {
+    loom::model(|| {
+        let news = Arc::new(News::new());
+        let bell = Arc::new(Notify::new());
+        let pushers: Vec<_> = (0..2)
+            .map(|number| {
+                let (news, bell) = (news.clone(), bell.clone());
+                thread::spawn(move || news.push(number, || bell.notify()))
+            })
+            .collect();
+        let mut taken = Vec::new();
+        while taken.len() < 2 {
+            // A lost wake-up is a deadlock here, which loom reports. Waiting clears the bell.
+            bell.wait();
+            taken.extend(news.take(|| {}));
+        }
+        taken.sort_unstable();
+        assert_eq!(taken, [0, 1]);
+        for pusher in pushers {
+            pusher.join().unwrap();
+        }
+    });
+}
+
+/// Two wait for the same end, a third sends signals: the kernel tells the status to one of them, once,
+/// and both have it.
+#[test]
+fn everybody_has_the_status() {
+    loom::model(|| {
+        let outcome: Arc<Outcome<u32, u32>> = Arc::new(Outcome::new(0));
+        let kernel = Arc::new(AtomicU32::new(7));
+        let wait = |outcome: &Outcome<u32, u32>, kernel: &AtomicU32| {
+            outcome
+                .get(|sent| match kernel.swap(0, Ordering::AcqRel) {
+                    // ECHILD: somebody else has been told.
+                    0 => panic!("asked twice"),
+                    status => Ok::<_, Infallible>(Some(status * 10 + sent)),
+                })
+                .unwrap()
+        };
+        let other = {
+            let (outcome, kernel) = (outcome.clone(), kernel.clone());
+            thread::spawn(move || wait(&outcome, &kernel))
+        };
+        let sender = {
+            let outcome = outcome.clone();
+            thread::spawn(move || outcome.note(|sent| *sent = 1))
+        };
+        let mine = wait(&outcome, &kernel);
+        let theirs = other.join().unwrap();
+        sender.join().unwrap();
+        assert_eq!(mine, theirs);
+        assert!(mine == Some(70) || mine == Some(71));
+        assert!(outcome.is_known());
+    });
+}
