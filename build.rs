@@ -78,7 +78,11 @@ fn compile_helper() -> Result<(), String> {
             "-Copt-level=s",
             "-Crelocation-model=static",
         ]);
-        rustc.args(["-Ctarget-feature=+crt-static", "-Dwarnings", "--target"]);
+        rustc.args([
+            "-Ctarget-feature=+crt-static",
+            "--cap-lints=warn",
+            "--target",
+        ]);
         rustc.arg(var("TARGET")?).arg("-o").arg(&out);
         let mut flag = OsString::from("-Clinker=");
         flag.push(&linker);

@@ -110,6 +110,8 @@ pub enum SpawnStep {
     Clone,
     /// The parent-death signal, and a look at the parent.
     ParentDeathSignal,
+    /// Opening the child's pidfd; pidfd_open(2).
+    OpenPidfd,
     /// Telling the guard.
     TellGuard,
     /// setsid(2).
@@ -147,6 +149,7 @@ impl fmt::Display for SpawnStep {
             Self::StartThread => f.write_str("starting a thread"),
             Self::Clone => f.write_str("clone"),
             Self::ParentDeathSignal => f.write_str("arming the parent-death signal"),
+            Self::OpenPidfd => f.write_str("pidfd_open"),
             Self::TellGuard => f.write_str("telling the guard"),
             Self::NewSession => f.write_str("setsid"),
             Self::ProcessGroup(group) => write!(f, "setpgid to {group}"),

@@ -42,6 +42,16 @@
 //! - A process that a captive starts is not followed here: only the captive itself ends. `Tree`
 //!   containment is the next step.
 //! - A set-user-ID program of an unprivileged launcher cannot be signalled by it, nor by its guard.
+//! - What Linux keeps for each thread (processor affinity, nice value, namespaces, seccomp filters, dropped
+//!   capabilities) a captive has from the *spawner thread*, which has it from the thread that first needed one.
+//!   Launch before threads of yours sandbox themselves, or say it in the [`Command`].
+//! - `setuid` and its like in the launcher wait for a spawner thread that a stalled child holds up. After a
+//!   launcher has dropped privileges, a guard started from then on has no more rights than the launcher.
+//! - The crate's descriptors (a socket, a few pidfds, an eventfd) must not be closed behind its back: a
+//!   closefrom(3) belongs before the first spawn.
+//! - A child that the launcher forks without exec while another thread spawns with
+//!   [`run_with`](Command::run_with) has a copy of that spawn's pipe; if it keeps it past
+//!   [`spawn_timeout`](Command::spawn_timeout), the spawn counts as stalled.
 //! - Whoever may signal the launcher may kill launcher and guard in the same instant: see 1 for what is
 //!   left then.
 //! - The guard holds one descriptor for each captive, as the launcher does. If somebody lowers its hard

@@ -12,13 +12,13 @@
 //!    them on shared memory.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 
 use super::super::SpawnStep;
 use super::protocol::Message;
-use super::request::{Names, Program, Request};
+use super::request::{Given, Names, Program, Request};
 use crate::sys::linux::{self as sys, Never};
 
 /// Where the child is, in memory that both see.
@@ -30,6 +30,8 @@ pub(super) struct Progress {
     errno: AtomicI32,
     /// Its pidfd's number in the launcher's table, written by the kernel.
     pidfd: AtomicI32,
+    /// Nobody waits for it any more.
+    abandoned: AtomicBool,
 }
 
 impl Default for Progress {
@@ -38,6 +40,7 @@ impl Default for Progress {
             step: AtomicU32::new(CLONE),
             errno: AtomicI32::new(0),
             pidfd: AtomicI32::new(-1),
+            abandoned: AtomicBool::new(false),
         }
     }
 }
@@ -51,10 +54,22 @@ impl Progress {
         &self.pidfd
     }
 
+    /// Why there was no exec, once the child has ended or exec'ed.
     pub(super) fn failure(&self) -> Option<(u32, Errno)> {
+        let step = self.step();
         match self.errno.load(Ordering::Acquire) {
-            0 => None,
-            errno => Some((self.step(), Errno::from_raw(errno))),
+            0 if step == EXEC => None,
+            // Killed on the way.
+            0 => Some((step, Errno::ECANCELED)),
+            errno => Some((step, Errno::from_raw(errno))),
+        }
+    }
+
+    fn check_wanted(&self) -> Result<(), Errno> {
+        if self.abandoned.load(Ordering::SeqCst) {
+            Err(Errno::ECANCELED)
+        } else {
+            Ok(())
         }
     }
 
@@ -64,8 +79,11 @@ impl Progress {
         (fd >= 0).then(|| sys::adopt(fd))
     }
 
-    /// SIGKILL to the child, if there is one; the number must still be its own.
-    pub(super) fn kill(&self) {
+    /// Nobody wants the child any more: SIGKILL if there is one (the number must still be its own), and a
+    /// word to one that is only being made. In this order: a child that has not seen the word before its
+    /// exec had its pidfd before.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
         let fd: RawFd = self.pidfd.load(Ordering::Acquire);
         if fd >= 0 {
             sys::with_raw_fd(fd, |fd| {
@@ -93,6 +111,7 @@ const LIMIT: u32 = 10;
 const DIRECTORY: u32 = 11;
 const SIGNALS: u32 = 12;
 const EXEC: u32 = 13;
+const PIDFD: u32 = 14;
 
 /// A step of which there are several.
 fn nth(step: u32, index: usize) -> u32 {
@@ -104,6 +123,7 @@ pub(super) fn step_of(code: u32, names: &Names) -> SpawnStep {
     let index = (code >> 8) as usize;
     match code & 0xff {
         PARENT => SpawnStep::ParentDeathSignal,
+        PIDFD => SpawnStep::OpenPidfd,
         GUARD => SpawnStep::TellGuard,
         SESSION => SpawnStep::NewSession,
         GROUP => SpawnStep::ProcessGroup(names.group),
@@ -131,21 +151,32 @@ pub(super) fn run(request: &mut Request, progress: &Progress) -> Never {
         progress.at(EXEC);
         exec(request, progress)
     };
-    progress.errno.store(errno as i32, Ordering::Release);
+    // 0 stands for no failure; an errno that nix does not know comes as one.
+    let errno = match errno as i32 {
+        0 => libc::EIO,
+        errno => errno,
+    };
+    progress.errno.store(errno, Ordering::Release);
     sys::exit_group(127)
 }
 
 fn prepare(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
     progress.at(PARENT);
-    if request.parent_death_signal != 0 {
-        sys::set_parent_death_signal(request.parent_death_signal)?;
-    }
+    // Past this, our descriptors are those that the request names: who asked has not let go of them.
+    progress.check_wanted()?;
+    // Whatever the second line is to be: nobody else ends us before the guard knows us.
+    let early = if request.guard_socket.is_some() {
+        libc::SIGKILL
+    } else {
+        request.parent_death_signal
+    };
+    sys::set_parent_death_signal(early)?;
     look_at_the_parent(request)?;
-    progress.at(GUARD);
     if let Some(socket) = request.guard_socket {
-        tell_guard(socket, &request.message)?;
-        if !request.second_line {
-            sys::set_parent_death_signal(0)?;
+        tell_guard(socket, &request.message, progress)?;
+        progress.at(PARENT);
+        if early != request.parent_death_signal {
+            sys::set_parent_death_signal(request.parent_death_signal)?;
         }
     }
     if request.session {
@@ -193,44 +224,76 @@ fn look_at_the_parent(request: &Request) -> Result<(), Errno> {
     }
 }
 
-/// Our own pidfd, for the guard to keep. In a table of our own: exec closes it.
-fn tell_guard(socket: RawFd, message: &Message) -> Result<(), Errno> {
+/// Our own pidfd, for the guard to keep. In a table of our own, and closed with what nobody gave us.
+fn tell_guard(socket: RawFd, message: &Message, progress: &Progress) -> Result<(), Errno> {
+    progress.at(PIDFD);
     let own = sys::pidfd_open(sys::getpid())?;
     let own = std::mem::ManuallyDrop::new(own);
     let own = std::os::fd::AsRawFd::as_raw_fd(&*own);
+    progress.at(GUARD);
     sys::send_with_fd(socket, message.as_bytes(), Some(own))
 }
 
-/// Puts each descriptor under its number, and has all others closed by the exec.
+/// Puts each descriptor under its number, and closes all others: a child that stalls later must not keep
+/// open what others wait for the end of.
 fn give_descriptors(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
+    let Request {
+        descriptors,
+        keep,
+        program,
+        ..
+    } = request;
     // First all out of the way: a number that is wanted may be another's source.
-    for (index, given) in request.descriptors.iter_mut().enumerate() {
+    for index in 0..descriptors.len() {
         progress.at(nth(DESCRIPTOR, index));
-        given.source = sys::dup_at_least(given.source, request.beyond)?;
-    }
-    if let Program::Stage { program, kept, .. } = &mut request.program {
-        // The helper's own: its pipe and the new root; it closes them itself.
-        for (place, fd) in kept.iter_mut().enumerate() {
-            progress.at(CLOSE);
-            if *fd >= 0 {
-                *fd = sys::dup_at_least(*fd, request.beyond)?;
-                sys::set_close_on_exec(*fd, false)?;
-                if let Some(at) = request.keep_places.get(place) {
-                    if let Some(number) = request.keep.get_mut(*at) {
-                        *number = *fd;
-                    }
-                }
-            }
+        let Some(source) = descriptors.get(index).map(|given| given.source) else {
+            break;
+        };
+        let copy = out_of_the_way(source, descriptors)?;
+        if let Some(given) = descriptors.get_mut(index) {
+            given.source = copy;
         }
-        *program = sys::dup_at_least(*program, request.beyond)?;
     }
-    for (index, given) in request.descriptors.iter().enumerate() {
+    // What exec has to find, and the helper's own, which it closes itself.
+    let mut more = [-1; 3];
+    if let Program::Stage { program, kept, .. } = program {
+        progress.at(CLOSE);
+        *program = out_of_the_way(*program, descriptors)?;
+        for fd in kept.iter_mut().filter(|fd| **fd >= 0) {
+            *fd = out_of_the_way(*fd, descriptors)?;
+            sys::set_close_on_exec(*fd, false)?;
+        }
+        let [pipe, root] = *kept;
+        more = [*program, pipe, root];
+    }
+    for (index, given) in descriptors.iter().enumerate() {
         progress.at(nth(DESCRIPTOR, index));
         sys::dup_to(given.source, given.target)?;
     }
     progress.at(CLOSE);
-    request.keep.sort_unstable();
-    sys::close_all_on_exec_but(&request.keep)
+    // There is room for three more than there are, each of which changes nothing as it is.
+    for (place, fd) in keep.iter_mut().zip(more) {
+        if fd >= 0 {
+            *place = fd;
+        }
+    }
+    keep.sort_unstable();
+    // SAFETY: a table of our own (no CLONE_FILES). What is closed is used by nobody in this process:
+    // everything was given away above, and the launcher's owners of the same numbers are not run here.
+    #[expect(unsafe_code, reason = "closing what was not given to the child")]
+    unsafe {
+        sys::close_all_but(keep)
+    }
+}
+
+/// A copy of `fd` under a number that none of the targets has; close-on-exec.
+fn out_of_the_way(fd: RawFd, descriptors: &[Given]) -> Result<RawFd, Errno> {
+    let mut copy = sys::dup_at_least(fd, 3)?;
+    // At most as often as there are targets: each copy takes one of their numbers.
+    while descriptors.iter().any(|given| given.target == copy) {
+        copy = sys::dup_at_least(fd, copy.saturating_add(1))?;
+    }
+    Ok(copy)
 }
 
 fn exec(request: &mut Request, progress: &Progress) -> Errno {
@@ -240,6 +303,9 @@ fn exec(request: &mut Request, progress: &Progress) -> Errno {
             argv,
             envp,
         } => {
+            if let Err(errno) = progress.check_wanted() {
+                return errno;
+            }
             // The mask last: what is pending for the launcher's group may act from here on.
             if let Err(errno) = sys::set_signal_mask(request.mask) {
                 progress.at(SIGNALS);
@@ -258,7 +324,10 @@ fn exec(request: &mut Request, progress: &Progress) -> Errno {
                 // The first two numbers of the text.
                 write_numbers(text, pipe, root);
             }
-            sys::exec_fd(*program, argv, envp)
+            match progress.check_wanted() {
+                Ok(()) => sys::exec_fd(*program, argv, envp),
+                Err(errno) => errno,
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -22,36 +22,46 @@ use crate::sys::linux as sys;
 /// The helper, compiled by `build.rs`.
 static HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/captive-helper"));
 
-/// The file in memory that holds the helper; made once, and the same in a forked child.
-pub(super) fn helper_program() -> Result<&'static OwnedFd, Errno> {
-    static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(program) = PROGRAM.get() {
-        return Ok(program);
+/// The file in memory that holds the helper; made once a runtime, so that a forked child which has closed
+/// its descriptors makes its own.
+#[derive(Debug, Default)]
+pub(super) struct Helper(OnceLock<OwnedFd>);
+
+impl Helper {
+    pub(super) fn program(&self) -> Result<&OwnedFd, Errno> {
+        if let Some(program) = self.0.get() {
+            return Ok(program);
+        }
+        let new = sys::sealed_program(c"captive-helper", HELPER)?;
+        Ok(self.0.get_or_init(|| new))
     }
-    let new = sys::sealed_program(c"captive-helper", HELPER)?;
-    Ok(PROGRAM.get_or_init(|| new))
 }
 
 /// How long a guard may take to read what waits for it before it counts as dead.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a guard that has been sent SIGKILL is waited for.
+const REAPED_SOON: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Default)]
-pub(super) struct Guard(Mutex<State>);
+pub(super) struct Guard {
+    state: Mutex<State>,
+    /// Every captive that has not been reaped. Held for no longer than a look; taken while `state` is, never
+    /// the other way round.
+    captives: Mutex<HashMap<u64, Arc<Process>>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     current: Option<Current>,
     /// How many there have been.
     generation: u64,
-    /// Every captive that has not been reaped.
-    captives: HashMap<u64, Arc<Process>>,
 }
 
 #[derive(Debug)]
 struct Current {
     socket: Arc<OwnedFd>,
     pidfd: Arc<OwnedFd>,
-    pid: i32,
 }
 
 /// The way to one guard.
@@ -75,15 +85,19 @@ impl Line {
 type Failed = (SpawnStep, Errno);
 
 impl Guard {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn captives(&self) -> MutexGuard<'_, HashMap<u64, Arc<Process>>> {
+        self.captives.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The way to the guard, which is started if there is none.
     pub(super) fn line(&self, runtime: &'static Runtime) -> Result<Line, Failed> {
-        let mut state = self.lock();
+        let mut state = self.state();
         if state.current.is_none() {
-            state.start(runtime)?;
+            self.start(&mut state, runtime)?;
         }
         let generation = state.generation;
         match &state.current {
@@ -97,12 +111,14 @@ impl Guard {
 
     /// Notes a captive, which has told the guard of this generation.
     pub(super) fn note(&self, process: &Arc<Process>, generation: u64) {
-        let mut state = self.lock();
-        state.captives.insert(process.id(), Arc::clone(process));
-        // The one it told has been replaced since, by one that was told of those noted before.
+        self.captives().insert(process.id(), Arc::clone(process));
+        let state = self.state();
+        // The one it told has been replaced since, perhaps by one that was told before it was noted. To be
+        // told twice is once.
         if state.generation != generation {
             if let Some(current) = &state.current {
                 if tell(&current.socket, process).is_err() {
+                    // The reaper sees its end, and starts another.
                     current.kill();
                 }
             }
@@ -111,14 +127,18 @@ impl Guard {
 
     /// Of a captive that has been reaped.
     pub(super) fn forget(&self, id: u64) {
-        self.lock().captives.remove(&id);
+        self.captives().remove(&id);
     }
 
     /// Lets a captive live on.
-    pub(super) fn let_go(&self, runtime: &'static Runtime, process: &Process) -> Result<(), Errno> {
-        let mut state = self.lock();
+    pub(super) fn let_go(
+        &self,
+        runtime: &'static Runtime,
+        process: &Arc<Process>,
+    ) -> Result<(), Errno> {
+        let mut state = self.state();
         // The next guard is not told of it.
-        let noted = state.captives.remove(&process.id());
+        self.captives().remove(&process.id());
         let message = Message {
             kind: FORGET,
             ..process.message()
@@ -127,33 +147,83 @@ impl Guard {
             Some(current) => send(&current.socket, &message, None),
             None => Ok(()),
         };
-        match sent {
-            Ok(()) => Ok(()),
-            // It is dead, or does not listen: the next one knows nothing of this captive.
-            Err(_) => state.restart(runtime).map_err(|(_, errno)| {
-                if let Some(noted) = noted {
-                    state.captives.insert(noted.id(), noted);
-                }
-                errno
-            }),
+        if sent.is_ok() {
+            return Ok(());
         }
+        // It is dead, or does not listen: the next one knows nothing of this captive.
+        self.restart(&mut state, runtime).map_err(|(_, errno)| {
+            self.captives().insert(process.id(), Arc::clone(process));
+            errno
+        })
     }
 
     /// Puts another in the place of the guard of this generation.
     pub(super) fn replace(&self, runtime: &'static Runtime, generation: u64) -> Result<(), Failed> {
-        let mut state = self.lock();
+        let mut state = self.state();
         if state.generation == generation || state.current.is_none() {
-            state.restart(runtime)?;
+            self.restart(&mut state, runtime)?;
         }
         Ok(())
     }
 
-    /// The guard to be watched: its pidfd and generation.
-    pub(super) fn watched(&self) -> Option<(Arc<OwnedFd>, u64)> {
-        let state = self.lock();
+    /// The guard to be watched.
+    pub(super) fn watched(&self) -> Option<Watched> {
+        let state = self.state();
         let current = state.current.as_ref()?;
-        Some((Arc::clone(&current.pidfd), state.generation))
+        Some(Watched {
+            pidfd: Arc::clone(&current.pidfd),
+            socket: Arc::clone(&current.socket),
+            generation: state.generation,
+        })
     }
+
+    /// Starts another and tells it of all, and only then ends the old one: where there can be no other, a
+    /// poor guard is better than none.
+    fn restart(&self, state: &mut State, runtime: &'static Runtime) -> Result<(), Failed> {
+        let old = state.current.take();
+        match self.start(state, runtime) {
+            Ok(()) => {
+                if let Some(old) = old {
+                    old.kill();
+                    let _ = sys::poll_within(old.pidfd.as_fd(), libc::POLLIN, REAPED_SOON);
+                    // One that is traced is left to its tracer, a slow one to init.
+                    sys::reap_ended(old.pidfd.as_fd());
+                }
+                Ok(())
+            }
+            Err(failed) => {
+                state.current = old;
+                Err(failed)
+            }
+        }
+    }
+
+    /// Starts one, and tells it of every captive.
+    fn start(&self, state: &mut State, runtime: &'static Runtime) -> Result<(), Failed> {
+        let current = launch(runtime)?;
+        let all: Vec<_> = self.captives().values().cloned().collect();
+        for process in all {
+            if let Err(errno) = tell(&current.socket, &process) {
+                current.kill();
+                let _ = sys::poll_within(current.pidfd.as_fd(), libc::POLLIN, REAPED_SOON);
+                sys::reap_ended(current.pidfd.as_fd());
+                return Err((SpawnStep::TellGuard, errno));
+            }
+        }
+        state.generation += 1;
+        state.current = Some(current);
+        runtime.reaper().look_at_the_guard();
+        Ok(())
+    }
+}
+
+/// What the reaper watches of a guard.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) pidfd: Arc<OwnedFd>,
+    /// Hung up by a guard that cannot guard all it should.
+    pub(super) socket: Arc<OwnedFd>,
+    pub(super) generation: u64,
 }
 
 impl Current {
@@ -162,75 +232,53 @@ impl Current {
     }
 }
 
-impl State {
-    fn restart(&mut self, runtime: &'static Runtime) -> Result<(), Failed> {
-        if let Some(old) = self.current.take() {
-            old.kill();
-            let _ = sys::poll_within(old.pidfd.as_fd(), libc::POLLIN, PATIENCE);
-            // One that is traced is left to its tracer.
-            sys::reap_ended(old.pidfd.as_fd());
-            let _ = old.pid;
-        }
-        self.start(runtime)
-    }
-
-    /// Starts one, and tells it of every captive.
-    fn start(&mut self, runtime: &'static Runtime) -> Result<(), Failed> {
-        let at = |step: SpawnStep| move |errno: Errno| (step, errno);
-        let program = helper_program().map_err(at(SpawnStep::HelperProgram))?;
-        let (ours, theirs) = sys::message_sockets().map_err(at(SpawnStep::StartGuard))?;
-        let launcher = sys::pidfd_open(sys::getpid()).map_err(at(SpawnStep::StartGuard))?;
-        // Where a filter refuses it nobody could end a captive: better to say so now.
-        sys::pidfd_send_signal(launcher.as_fd(), 0).map_err(at(SpawnStep::StartGuard))?;
-        let null = nix::fcntl::open(
-            "/dev/null",
-            nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
-            nix::sys::stat::Mode::empty(),
-        )
-        .map_err(at(SpawnStep::OpenStdio))?;
-        let give = |fd: &OwnedFd, target: RawFd| Given {
-            source: fd.as_raw_fd(),
-            target,
-        };
-        let given = vec![
-            give(&null, 0),
-            give(&null, 1),
-            give(&null, 2),
-            give(&theirs, GUARD_SOCKET),
-            give(&launcher, GUARD_LAUNCHER),
-        ];
-        let argv = [b"captive-guard", ROLE_GUARD]
-            .into_iter()
-            .map(|arg| std::ffi::CString::new(arg).unwrap_or_default())
-            .collect();
-        // SIGCONT: a guard that somebody has stopped is resumed by the launcher's end.
-        let request = Request::helper(program.as_raw_fd(), argv, given, libc::SIGCONT);
-        let Made { pid, pidfd } = runtime
-            .spawners()
-            .make(request, PATIENCE)
-            .map_err(|failed| match failed {
-                NotMade::Step(_, errno) => (SpawnStep::StartGuard, errno),
-                NotMade::Stalled(..) => (SpawnStep::StartGuard, Errno::ETIMEDOUT),
-            })?;
-        self.generation += 1;
-        let current = Current {
-            socket: Arc::new(ours),
-            pidfd: Arc::new(pidfd),
-            pid,
-        };
-        for process in self.captives.values() {
-            if let Err(errno) = tell(&current.socket, process) {
-                // The reaper sees its end, and tries again.
-                current.kill();
-                self.current = Some(current);
-                runtime.reaper().look_at_the_guard();
-                return Err((SpawnStep::TellGuard, errno));
+/// Starts a guard's process.
+fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
+    let at = |step: SpawnStep| move |errno: Errno| (step, errno);
+    let helper = runtime.helper();
+    let program = helper.program().map_err(at(SpawnStep::HelperProgram))?;
+    let (ours, theirs) = sys::message_sockets().map_err(at(SpawnStep::StartGuard))?;
+    let launcher = sys::pidfd_open(sys::getpid()).map_err(at(SpawnStep::StartGuard))?;
+    // Where a filter refuses it nobody could end a captive: better to say so now.
+    sys::pidfd_send_signal(launcher.as_fd(), 0).map_err(at(SpawnStep::StartGuard))?;
+    let null = nix::fcntl::open(
+        "/dev/null",
+        nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .map_err(at(SpawnStep::OpenStdio))?;
+    let give = |fd: &OwnedFd, target: RawFd| Given {
+        source: fd.as_raw_fd(),
+        target,
+    };
+    let given = vec![
+        give(&null, 0),
+        give(&null, 1),
+        give(&null, 2),
+        give(&theirs, GUARD_SOCKET),
+        give(&launcher, GUARD_LAUNCHER),
+    ];
+    let argv = [b"captive-guard", ROLE_GUARD]
+        .into_iter()
+        .map(|arg| std::ffi::CString::new(arg).unwrap_or_default())
+        .collect();
+    // SIGCONT: a guard that somebody has stopped is resumed by the launcher's end.
+    let request = Request::helper(program.as_raw_fd(), argv, given, libc::SIGCONT);
+    let Made { pidfd, .. } = runtime
+        .spawners()
+        .make(request, PATIENCE)
+        .map_err(|failed| match failed {
+            NotMade::Step(_, errno) => (SpawnStep::StartGuard, errno),
+            NotMade::Stalled(..) => (SpawnStep::StartGuard, Errno::ETIMEDOUT),
+            NotMade::Late(made, _) => {
+                runtime.reap_in_the_background(Arc::new(Process::unguarded(made)));
+                (SpawnStep::StartGuard, Errno::ETIMEDOUT)
             }
-        }
-        self.current = Some(current);
-        runtime.reaper().look_at_the_guard();
-        Ok(())
-    }
+        })?;
+    Ok(Current {
+        socket: Arc::new(ours),
+        pidfd: Arc::new(pidfd),
+    })
 }
 
 fn tell(socket: &OwnedFd, process: &Process) -> Result<(), Errno> {
@@ -241,19 +289,39 @@ fn tell(socket: &OwnedFd, process: &Process) -> Result<(), Errno> {
     )
 }
 
-/// Sends, and waits for room if there is none.
+/// Sends, and waits for room if there is none, but not for ever.
 fn send(socket: &OwnedFd, message: &Message, fd: Option<RawFd>) -> Result<(), Errno> {
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match sys::send_with_fd(socket.as_raw_fd(), message.as_bytes(), fd) {
-            Err(Errno::EAGAIN) => {
-                if !sys::poll_within(socket.as_fd(), libc::POLLOUT, PATIENCE)? {
-                    return Err(Errno::EAGAIN);
+            // A full queue; or as many descriptors under way as the user may have.
+            Err(errno @ (Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::EINTR)) => {
+                if Instant::now() >= deadline {
+                    return Err(errno);
                 }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            // As many descriptors under way as RLIMIT_NOFILE allows: until the guard has read some.
-            Err(Errno::ETOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
-            Err(Errno::EINTR) => {}
             answer => return answer,
         }
+    }
+}
+
+impl Line {
+    /// Waits until the guard has room for a message, or for a while; false if it has none, or is no more.
+    pub(super) fn listens(&self) -> bool {
+        let events = libc::POLLOUT;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let mut fds = [libc::pollfd {
+                fd: self.socket.as_raw_fd(),
+                events,
+                revents: 0,
+            }];
+            if sys::poll(&mut fds, Some(PATIENCE)) != Err(Errno::EINTR) {
+                let [polled] = fds;
+                return polled.revents == events;
+            }
+        }
+        false
     }
 }

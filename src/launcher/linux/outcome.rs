@@ -36,8 +36,8 @@ impl<S, R: Clone> Outcome<S, R> {
         self.lock().report.is_some()
     }
 
-    /// The report; `ask` is for one that is not known yet, and must not wait: who signals or looks
-    /// meanwhile waits for the lock. `None` and an error change nothing.
+    /// The report; `ask` is for one that is not known yet, and must not wait for the end: who
+    /// signals or looks meanwhile waits for the lock. `None` and an error change nothing.
     pub(super) fn get<E>(
         &self,
         ask: impl FnOnce(&S) -> Result<Option<R>, E>,

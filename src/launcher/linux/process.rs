@@ -1,12 +1,15 @@
 //! A captive's process: its pidfd, and how it ended once it has.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::super::{CaptiveError, EndedBy, ExitReport, ExitStatus, Usage};
 use super::outcome::Outcome;
+use super::protocol::Message;
+use super::spawner::Made;
 use crate::sys::linux::{self as sys, Reaped};
 use crate::sys::signal::Signal;
 
@@ -19,7 +22,7 @@ pub(super) struct Process {
     id: u64,
     pid: i32,
     pidfd: OwnedFd,
-    message: super::protocol::Message,
+    message: Message,
     /// What has been sent to end it; how it ended.
     outcome: Outcome<EndedBy, ExitReport>,
 }
@@ -31,7 +34,7 @@ impl AsFd for Process {
 }
 
 impl Process {
-    pub(super) fn new(pid: i32, pidfd: OwnedFd, message: super::protocol::Message) -> Self {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd, message: Message) -> Self {
         Self {
             id: message.id,
             pid,
@@ -39,6 +42,17 @@ impl Process {
             message,
             outcome: Outcome::new(EndedBy::Itself),
         }
+    }
+
+    /// One that no guard knows, and that has only to be reaped.
+    pub(super) fn unguarded(made: Made) -> Self {
+        // No captive has this number: they count up from 1.
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
+        let message = Message {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            ..Message::default()
+        };
+        Self::new(made.pid, made.pidfd, message)
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -50,7 +64,7 @@ impl Process {
     }
 
     /// What the guard was told of it.
-    pub(super) fn message(&self) -> super::protocol::Message {
+    pub(super) fn message(&self) -> Message {
         self.message
     }
 
@@ -131,7 +145,8 @@ impl Process {
         }
     }
 
-    /// Somebody else has reaped it: what the kernel still knows.
+    /// Somebody else has reaped it: what the kernel still knows. Waits for the kernel a little, under the
+    /// outcome's lock.
     fn recovered_status(&self) -> ExitStatus {
         let deadline = Instant::now() + STATUS_PATIENCE;
         loop {

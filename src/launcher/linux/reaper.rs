@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::guard::Watched;
 use super::news::News;
 use super::process::Process;
 use super::runtime::Runtime;
@@ -32,10 +33,9 @@ enum New {
 const WAKE: u64 = 0;
 const GUARD: u64 = u64::MAX;
 
-/// How long to wait before another guard is tried where one cannot be started, and between two that
-/// somebody kills.
-const RETRY: Duration = Duration::from_millis(500);
-const INTERVAL: Duration = Duration::from_millis(10);
+/// How long after a guard another is started: whoever kills them all does not make this thread do nothing
+/// else.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often to look at what cannot be waited for, in milliseconds.
 const LOOK_AGAIN: i32 = 100;
@@ -59,7 +59,7 @@ impl Reaper {
         sys::epoll_add_as(set.as_fd(), wake.as_fd(), WAKE)?;
         let own = Arc::clone(&wake);
         // As for the spawners: every signal is for the launcher's own threads.
-        let mask = sys::set_signal_mask(sys::ALL_SIGNALS)?;
+        let mask = sys::set_signal_mask(sys::ALL_BUT_THE_LIBRARYS)?;
         let started = std::thread::Builder::new()
             .name("captive-reaper".into())
             .stack_size(256 * 1024)
@@ -98,7 +98,11 @@ struct Thread {
     /// Those of which the set says nothing useful: for want of room there (fs.epoll.max_user_watches), or
     /// because they have ended and a tracer has not let go of them.
     unwatched: Vec<u64>,
-    guard: Option<(Arc<OwnedFd>, u64)>,
+    guard: Option<Watched>,
+    /// A guard of this generation has ended, and there is no other yet.
+    missing: Option<u64>,
+    /// When the last one was started here.
+    last_guard: Option<Instant>,
 }
 
 impl Thread {
@@ -110,12 +114,14 @@ impl Thread {
             processes: HashMap::new(),
             unwatched: Vec::new(),
             guard: None,
+            missing: None,
+            last_guard: None,
         }
     }
 
     fn run(mut self) {
         loop {
-            let limit = if self.unwatched.is_empty() {
+            let limit = if self.unwatched.is_empty() && self.missing.is_none() {
                 -1
             } else {
                 LOOK_AGAIN
@@ -129,12 +135,15 @@ impl Thread {
             for id in ready {
                 match id {
                     WAKE => self.take_news(),
-                    GUARD => self.guard_ended(),
+                    GUARD => self.look_at_the_guard(),
                     id => self.reap(id),
                 }
             }
             for id in std::mem::take(&mut self.unwatched) {
                 self.reap(id);
+            }
+            if let Some(generation) = self.missing.take() {
+                self.replace_guard(generation);
             }
         }
     }
@@ -165,39 +174,55 @@ impl Thread {
 
     fn watch_guard(&mut self) {
         let watched = self.runtime.guard().watched();
-        let same = |other: &(Arc<OwnedFd>, u64)| {
-            watched
-                .as_ref()
-                .is_some_and(|(_, generation)| *generation == other.1)
-        };
-        if self.guard.as_ref().is_some_and(same) {
+        let generation = |guard: &Option<Watched>| guard.as_ref().map(|guard| guard.generation);
+        if generation(&self.guard) == generation(&watched) {
             return;
         }
-        if let Some((old, _)) = self.guard.take() {
-            sys::epoll_remove(self.set.as_fd(), old.as_raw_fd());
+        if let Some(old) = self.guard.take() {
+            sys::epoll_remove(self.set.as_fd(), old.pidfd.as_raw_fd());
+            sys::epoll_remove(self.set.as_fd(), old.socket.as_raw_fd());
         }
-        if let Some((pidfd, generation)) = watched {
-            let _ = sys::epoll_add_as(self.set.as_fd(), pidfd.as_fd(), GUARD);
-            self.guard = Some((pidfd, generation));
+        if let Some(new) = watched {
+            // Without room in the set its end is noticed by the next captive that has something to tell.
+            let _ = sys::epoll_add_as(self.set.as_fd(), new.pidfd.as_fd(), GUARD);
+            let _ = sys::epoll_add_as(self.set.as_fd(), new.socket.as_fd(), GUARD);
+            self.guard = Some(new);
         }
     }
 
-    fn guard_ended(&mut self) {
-        let Some((pidfd, generation)) = self.guard.take() else {
-            return;
+    /// Something is said of a guard, perhaps of one that has been replaced since.
+    fn look_at_the_guard(&mut self) {
+        let ready = |fd: &OwnedFd| {
+            // It never writes: readable is hung up.
+            sys::poll_within(fd.as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true)
         };
-        sys::epoll_remove(self.set.as_fd(), pidfd.as_raw_fd());
-        sys::reap_ended(pidfd.as_fd());
-        drop(pidfd);
-        while self
-            .runtime
-            .guard()
-            .replace(self.runtime, generation)
-            .is_err()
+        if let Some(guard) = self
+            .guard
+            .take_if(|guard| ready(&guard.pidfd) || ready(&guard.socket))
         {
-            std::thread::sleep(RETRY);
+            sys::epoll_remove(self.set.as_fd(), guard.pidfd.as_raw_fd());
+            sys::epoll_remove(self.set.as_fd(), guard.socket.as_raw_fd());
+            sys::reap_ended(guard.pidfd.as_fd());
+            self.replace_guard(guard.generation);
         }
-        std::thread::sleep(INTERVAL);
+    }
+
+    /// Starts another guard, now or a little later.
+    fn replace_guard(&mut self, generation: u64) {
+        let soon = self
+            .last_guard
+            .is_some_and(|last| last.elapsed() < INTERVAL);
+        if soon
+            || self
+                .runtime
+                .guard()
+                .replace(self.runtime, generation)
+                .is_err()
+        {
+            self.missing = Some(generation);
+            return;
+        }
+        self.last_guard = Some(Instant::now());
         self.watch_guard();
     }
 

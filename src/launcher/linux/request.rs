@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 use super::super::command::{Command, Defaults, LauncherExit, Resource};
 use super::super::stdio::{Pipes, Stdio};
 use super::super::{SpawnError, SpawnStep};
-use super::guard::Line;
+use super::guard::{Helper, Line};
 use super::protocol::{ADD, Message};
 use super::stage::{self, Stage};
 use crate::run_with::Plan;
@@ -53,9 +53,8 @@ pub(super) struct Given {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) launcher: i32,
+    /// The second line; 0 for none.
     pub(super) parent_death_signal: i32,
-    /// Whether it stays once the guard has been told.
-    pub(super) second_line: bool,
     pub(super) guard_socket: Option<RawFd>,
     pub(super) message: Message,
     pub(super) session: bool,
@@ -63,12 +62,8 @@ pub(super) struct Request {
     pub(super) terminal: Option<RawFd>,
     pub(super) network_namespace: Option<RawFd>,
     pub(super) descriptors: Vec<Given>,
-    /// A number above every target.
-    pub(super) beyond: RawFd,
-    /// What exec leaves open above 2.
+    /// What stays open; three 0s first, which make room for what only the child knows.
     pub(super) keep: Vec<RawFd>,
-    /// Where in `keep` the stage's two go.
-    pub(super) keep_places: Vec<usize>,
     pub(super) umask: Option<u32>,
     pub(super) nice: Option<i32>,
     pub(super) directory: Option<CString>,
@@ -118,6 +113,7 @@ impl Request {
         command: &Command,
         defaults: &Defaults,
         id: u64,
+        helper: &Helper,
     ) -> Result<Prepared, SpawnError> {
         let plan = plan(command)?;
         let mut held = Vec::new();
@@ -134,15 +130,13 @@ impl Request {
             Some(directory) => Some(c_string(command, directory.as_os_str())?),
             None => None,
         };
-        let bound = !command.detachable && command.order == 0;
+        let second_line = if command.detachable || command.order != 0 {
+            0
+        } else {
+            launcher_signal.number()
+        };
         let mut request = Self {
-            parent_death_signal: if bound {
-                launcher_signal.number()
-            } else {
-                // Until the guard has been told.
-                libc::SIGKILL
-            },
-            second_line: bound,
+            parent_death_signal: second_line,
             message: Message {
                 id,
                 grace,
@@ -183,8 +177,7 @@ impl Request {
             ..Self::bare(program(command)?, descriptors)
         };
         if !plan.steps().is_empty() {
-            let second_line = if bound { launcher_signal.number() } else { 0 };
-            stage::insert(&mut request, plan, command, second_line)?;
+            stage::insert(&mut request, plan, command, helper)?;
         }
         Ok(Prepared { request, pipes })
     }
@@ -219,23 +212,13 @@ impl Request {
         Self {
             launcher: sys::getpid(),
             parent_death_signal: 0,
-            second_line: true,
             guard_socket: None,
-            message: Message {
-                id: 0,
-                grace: 0,
-                kind: 0,
-                signal: 0,
-                order: 0,
-                reserved: 0,
-            },
+            message: Message::default(),
             session: false,
             group: None,
             terminal: None,
             network_namespace: None,
-            beyond: 1 + targets.clone().max().unwrap_or(2).max(2),
-            keep: targets.filter(|target| *target > 2).collect(),
-            keep_places: Vec::new(),
+            keep: [0, 0, 0, 0, 1, 2].into_iter().chain(targets).collect(),
             descriptors,
             umask: None,
             nice: None,
@@ -278,10 +261,6 @@ impl Request {
         self.program = program;
         self.stage = Some(stage);
         self.held.extend(held.into_iter().flatten());
-        let first = self.keep.len();
-        // Room for what the child puts there; a number that is kept already changes nothing.
-        self.keep.extend([0, 0]);
-        self.keep_places = vec![first, first + 1];
     }
 }
 

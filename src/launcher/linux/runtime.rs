@@ -4,13 +4,14 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
 use super::super::command::{Command, Defaults};
 use super::super::stdio::Pipes;
 use super::super::{CaptiveError, SpawnError, SpawnStep};
-use super::guard::Guard;
+use super::guard::{Guard, Helper};
 use super::process::Process;
 use super::reaper::Reaper;
 use super::request::{Prepared, Request};
@@ -22,6 +23,7 @@ use crate::sys::linux::{self as sys, Owner};
 pub(super) struct Runtime {
     owner: Owner,
     spawners: Spawners,
+    helper: Helper,
     guard: Guard,
     reaper: Reaper,
     next_id: AtomicU64,
@@ -46,6 +48,7 @@ impl Runtime {
             let new = Box::leak(Box::new(Self {
                 owner: Owner::this_process(),
                 spawners: Spawners::default(),
+                helper: Helper::default(),
                 guard: Guard::default(),
                 reaper: Reaper::new(),
                 next_id: AtomicU64::new(1),
@@ -66,6 +69,10 @@ impl Runtime {
         &self.spawners
     }
 
+    pub(super) fn helper(&self) -> &Helper {
+        &self.helper
+    }
+
     pub(super) fn guard(&self) -> &Guard {
         &self.guard
     }
@@ -82,7 +89,8 @@ impl Runtime {
         let mut tries = 0;
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            let Prepared { request, pipes } = Request::prepare(command, defaults, id)?;
+            let Prepared { request, pipes } =
+                Request::prepare(command, defaults, id, &self.helper)?;
             let failed = |step: SpawnStep, errno: Errno| SpawnError::Step {
                 program: command.program.clone(),
                 step,
@@ -101,14 +109,16 @@ impl Runtime {
                     self.guard.note(&process, line.generation());
                     return Ok((process, pipes));
                 }
-                // The guard is dead or does not listen: another one will.
                 Err(SpawnError::Step {
                     step: SpawnStep::TellGuard,
                     ..
                 }) if tries < GUARD_TRIES => {
                     tries += 1;
-                    // If that fails the next round says so.
-                    let _ = self.guard.replace(self, line.generation());
+                    // It is dead, or reads no more: another one will. Otherwise there was no room just then.
+                    if !line.listens() {
+                        // If that fails the next round says so.
+                        let _ = self.guard.replace(self, line.generation());
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -119,13 +129,20 @@ impl Runtime {
     fn launch(&self, command: &Command, mut request: Request) -> Result<Process, SpawnError> {
         let message = request.message();
         let stage = request.take_stage();
-        let Made { pid, pidfd } = self
-            .spawners
-            .make(request, command.spawn_timeout)
-            .map_err(|failure| failure.into_error(command))?;
+        let deadline = Instant::now().checked_add(command.spawn_timeout);
+        let Made { pid, pidfd } = match self.spawners.make(request, command.spawn_timeout) {
+            Ok(made) => made,
+            Err(failure) => {
+                let (error, late) = failure.into_error(command);
+                if let Some(made) = late {
+                    self.reap_in_the_background(Arc::new(Process::unguarded(made)));
+                }
+                return Err(error);
+            }
+        };
         let process = Process::new(pid, pidfd, message);
         if let Some(stage) = &stage {
-            if let Err(error) = stage::follow(stage, command) {
+            if let Err(error) = stage::follow(stage, command, deadline) {
                 // Its own child, and nobody else has a handle on it.
                 let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
                 self.reap_in_the_background(Arc::new(process));

@@ -46,23 +46,35 @@ struct Failed {
 pub(super) enum NotMade {
     Step(SpawnStep, Errno),
     Stalled(SpawnStep, Duration),
+    /// Its exec came too late: it has been sent SIGKILL, and is to be reaped.
+    Late(Made, Duration),
 }
 
 impl NotMade {
-    pub(super) fn into_error(self, command: &Command) -> SpawnError {
+    /// As an error of the caller's, and the child that is to be reaped.
+    pub(super) fn into_error(self, command: &Command) -> (SpawnError, Option<Made>) {
         let program = command.program.clone();
-        match self {
-            Self::Step(step, errno) => SpawnError::Step {
-                program,
-                step,
-                errno: errno.into(),
-            },
-            Self::Stalled(step, after) => SpawnError::Stalled {
-                program,
-                step,
-                after,
-            },
-        }
+        let (step, after, late) = match self {
+            Self::Step(step, errno) => {
+                let errno = errno.into();
+                return (
+                    SpawnError::Step {
+                        program,
+                        step,
+                        errno,
+                    },
+                    None,
+                );
+            }
+            Self::Stalled(step, after) => (step, after, None),
+            Self::Late(made, after) => (SpawnStep::Exec, after, Some(made)),
+        };
+        let stalled = SpawnError::Stalled {
+            program,
+            step,
+            after,
+        };
+        (stalled, late)
     }
 }
 
@@ -95,18 +107,19 @@ impl Spawners {
         let late = answer.is_none();
         if late {
             let step = step_of(progress.step());
-            // As long as the claim is open, the number is the child's.
-            progress.kill();
+            // A child that has its pidfd gets SIGKILL; one that is only being made sees that nobody wants
+            // it. As long as the claim is open, the number is the child's.
+            progress.abandon();
             if claim.settle(Settled::GivenUp) {
                 return Err(NotMade::Stalled(step, limit));
             }
-            // Made in the last moment, and killed: its thread's answer is on its way.
+            // Settled in the last moment: the thread's answer is on its way.
             answer = answered.recv().ok();
         }
         match answer {
             Some(Ok(made)) if late => {
-                sys::reap_pidfd(made.pidfd.as_fd());
-                Err(NotMade::Stalled(SpawnStep::Exec, limit))
+                let _ = sys::pidfd_send_signal(made.pidfd.as_fd(), libc::SIGKILL);
+                Err(NotMade::Late(made, limit))
             }
             Some(Ok(made)) => Ok(made),
             Some(Err(failed)) => Err(NotMade::Step(step_of(failed.step), failed.errno)),
@@ -125,9 +138,8 @@ impl Spawners {
         }
         let (sender, receiver) = bounded(1);
         let (own, all) = (sender.clone(), Arc::clone(&self.idle));
-        // With every signal blocked from its first instruction on: what comes for the launcher is for
-        // its own threads, and a child's mask is this thread's.
-        let mask = sys::set_signal_mask(sys::ALL_SIGNALS)?;
+        // From its first instruction on: what comes for the launcher is for its own threads.
+        let mask = sys::set_signal_mask(sys::ALL_BUT_THE_LIBRARYS)?;
         let started = std::thread::Builder::new()
             .name("captive-spawner".into())
             .stack_size(128 * 1024)
@@ -187,8 +199,11 @@ fn make(
         Some(stack) => stack,
         None => stack.insert(GuardedStack::for_child().map_err(clone_failed)?),
     };
-    let pid = sys::clone_until_exec(stack, progress.pidfd(), || child::run(request, progress))
-        .map_err(clone_failed)?;
+    // No handler of the launcher's may run in the child, on shared memory.
+    let mask = sys::set_signal_mask(sys::ALL_SIGNALS).map_err(clone_failed)?;
+    let made = sys::clone_until_exec(stack, progress.pidfd(), || child::run(request, progress));
+    let _ = sys::set_signal_mask(mask);
+    let pid = made.map_err(clone_failed)?;
     let Some(pidfd) = progress.take_pidfd() else {
         // Linux before 5.2 ignores CLONE_PIDFD; `is_supported` has looked. Our child, not reaped.
         let _ = sys::kill(pid, libc::SIGKILL);

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use super::super::command::Command;
 use super::super::{SpawnError, SpawnStep};
 use super::child::NUMBER_ROOM;
-use super::guard::helper_program;
+use super::guard::Helper;
 use super::protocol::{self, ROLE_STAGE, StageReport};
 use super::request::{Program, Request, c_string};
 use crate::privileges::Identity;
@@ -30,7 +30,7 @@ pub(super) fn insert(
     request: &mut Request,
     plan: Plan,
     command: &Command,
-    second_line: i32,
+    helper: &Helper,
 ) -> Result<(), SpawnError> {
     let failed = |step: SpawnStep| {
         move |errno: Errno| SpawnError::Step {
@@ -39,7 +39,7 @@ pub(super) fn insert(
             errno: errno.into(),
         }
     };
-    let program = helper_program().map_err(failed(SpawnStep::HelperProgram))?;
+    let program = helper.program().map_err(failed(SpawnStep::HelperProgram))?;
     let (pipe, theirs) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed(SpawnStep::OpenStdio))?;
     let (steps, root, identity) = plan.into_parts();
@@ -67,8 +67,9 @@ pub(super) fn insert(
     let groups = identity.as_ref().map(Identity::groups);
     let groups = groups.unwrap_or_default();
     let mut numbers = format!(
-        "{blank} {blank} {} {second_line} {} {} {uid} {gid} {} {}",
+        "{blank} {blank} {} {} {} {} {uid} {gid} {} {}",
         request.launcher,
+        request.parent_death_signal,
         request.mask,
         u8::from(identity.is_some()),
         candidates.len(),
@@ -110,15 +111,17 @@ pub(super) fn insert(
 }
 
 /// Reads until the command has been executed (the end of the pipe), or why it was not.
-pub(super) fn follow(stage: &Stage, command: &Command) -> Result<(), SpawnError> {
-    let deadline = Instant::now().checked_add(command.spawn_timeout);
+pub(super) fn follow(
+    stage: &Stage,
+    command: &Command,
+    deadline: Option<Instant>,
+) -> Result<(), SpawnError> {
     let mut last = protocol::STEP_CHROOT;
     loop {
         let limit = deadline.map_or(command.spawn_timeout, |deadline| {
             deadline.saturating_duration_since(Instant::now())
         });
         match sys::poll_within(stage.pipe.as_fd(), libc::POLLIN, limit) {
-            Ok(true) => {}
             Ok(false) => {
                 return Err(SpawnError::Stalled {
                     program: command.program.clone(),
@@ -126,12 +129,16 @@ pub(super) fn follow(stage: &Stage, command: &Command) -> Result<(), SpawnError>
                     after: command.spawn_timeout,
                 });
             }
-            Err(_) => continue,
+            Err(Errno::EINTR) => continue,
+            // Or RLIMIT_NOFILE is 0, and poll(2) looks at nothing: read(2) waits as well.
+            Ok(true) | Err(_) => {}
         }
         // A report is written in one piece (PIPE_BUF).
         let mut bytes = [0; size_of::<StageReport>()];
         let failed = match nix::unistd::read(&stage.pipe, &mut bytes) {
-            Ok(0) => return Ok(()),
+            Ok(0) if last == protocol::STEP_EXEC => return Ok(()),
+            // Killed on the way.
+            Ok(0) => Errno::ECANCELED,
             Ok(_) => {
                 let (step, errno) = bytes.split_at(size_of::<u32>());
                 last = u32::from_ne_bytes(step.try_into().unwrap_or_default());

@@ -41,46 +41,13 @@ fn close_between(first: u32, last: u32) -> Result<(), Errno> {
     }
 }
 
-/// Makes every descriptor above 2 but those in `keep`, which is sorted, be closed by exec.
-///
-/// close_range(2) with CLOSE_RANGE_CLOEXEC, Linux 5.11 (EINVAL, ENOSYS before, EPERM from an old seccomp
-/// profile); else one by one, as [`close_all_but`].
-#[cfg(feature = "launcher")]
-#[doc(alias = "CLOSE_RANGE_CLOEXEC")]
-pub(crate) fn close_all_on_exec_but(keep: &[RawFd]) -> Result<(), Errno> {
-    let mut first: u32 = 3;
-    for fd in keep {
-        let fd = u32::try_from(*fd).map_err(|_| Errno::EBADF)?;
-        if first < fd {
-            close_between_on_exec(first, fd - 1)?;
-        }
-        first = first.max(fd + 1);
-    }
-    close_between_on_exec(first, u32::MAX)
-}
-
-#[cfg(feature = "launcher")]
-fn close_between_on_exec(first: u32, last: u32) -> Result<(), Errno> {
-    match close_range_with(first, last, libc::CLOSE_RANGE_CLOEXEC) {
-        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
-            for fd in first..descriptor_table_size()?.min(last.saturating_add(1)) {
-                // EBADF: was not open.
-                let _ = super::set_close_on_exec(fd as RawFd, true);
-            }
-            Ok(())
-        }
-        answer => answer,
-    }
-}
-
 /// close_range(2) without flags; callers see to who uses the descriptors.
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
-    close_range_with(first, last, 0)
-}
-
-fn close_range_with(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
-    let range = [first as usize, last as usize, flags as usize, 0, 0, 0];
-    plain(libc::SYS_close_range, range).map(drop)
+    plain(
+        libc::SYS_close_range,
+        [first as usize, last as usize, 0, 0, 0, 0],
+    )
+    .map(drop)
 }
 
 /// Whether close_range(2) can be used: asks it to close the one number that no descriptor has.

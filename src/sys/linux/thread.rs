@@ -7,6 +7,19 @@ use super::{int_arg, plain, syscall};
 /// All signals, as the kernel's 64-bit set.
 pub(crate) const ALL_SIGNALS: u64 = !0;
 
+/// All signals but those by which a C library makes its threads act together: one that a thread blocks
+/// makes setuid(2) of the whole process wait for ever. glibc: 32, 33 (nptl(7)); musl: also 34; libpsx:
+/// SIGSYS.
+#[cfg(feature = "launcher")]
+pub(crate) const ALL_BUT_THE_LIBRARYS: u64 = {
+    let musl = if cfg!(target_env = "musl") {
+        1 << 33
+    } else {
+        0
+    };
+    !(1 << 31 | 1 << 32 | musl | 1 << (libc::SIGSYS - 1))
+};
+
 /// Replaces the calling thread's signal mask; the answer is the old one.
 ///
 /// rt_sigprocmask(2). Not through the C library, which keeps its own signals (32, 33) out of every

@@ -201,10 +201,17 @@ impl Guard {
         };
         // What was sent before the launcher ended is read before anything is done about its end.
         let mut launcher = false;
+        // Captives first: a place that a message frees and another takes would be forgotten for the other.
+        for event in events.iter().take(count) {
+            match event.data {
+                SOCKET | LAUNCHER => {}
+                place => self.forget(place as usize),
+            }
+        }
         for event in events.iter().take(count) {
             match event.data {
                 SOCKET | LAUNCHER => launcher |= event.data == LAUNCHER || self.read(),
-                place => self.forget(place as usize),
+                _ => {}
             }
         }
         if launcher && !self.ending {
@@ -222,7 +229,7 @@ impl Guard {
                 Received::Nothing => return false,
                 Received::End => return true,
                 Received::Message(message, pidfd) => match message.kind {
-                    ADD if pidfd >= 0 => self.add(message, pidfd),
+                    ADD => self.add(message, pidfd),
                     FORGET => self.forget_id(message.id),
                     _ => {}
                 },
@@ -231,23 +238,44 @@ impl Guard {
     }
 
     fn add(&mut self, message: Message, pidfd: i32) {
+        // The limit of descriptors cuts off what would be one too many.
+        if pidfd < 0 {
+            return self.refuse();
+        }
+        if self.place_of(message.id).is_some() {
+            return sys::close(pidfd);
+        }
         let entry = Entry {
             message,
             pidfd,
             killed: false,
         };
-        // One who cannot guard what it is asked to makes way for another, which the launcher starts.
-        let Some(place) = self.table.add(entry) else {
-            sys::exit(1)
-        };
-        if self.watch(pidfd, place as u64).is_err() {
-            sys::exit(1)
+        match self.table.add(entry) {
+            // One that cannot be watched (fs.epoll.max_user_watches) can still be ended.
+            Some(place) => {
+                let _ = self.watch(pidfd, place as u64);
+            }
+            None => {
+                sys::close(pidfd);
+                self.refuse();
+            }
         }
     }
 
-    fn forget_id(&mut self, id: u64) {
+    /// It cannot guard what it is asked to. The launcher sees the socket closed, starts another, tells
+    /// that one of all, and ends this one, which guards what it can until then.
+    fn refuse(&mut self) {
+        let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0);
+        sys::close(GUARD_SOCKET);
+    }
+
+    fn place_of(&mut self, id: u64) -> Option<usize> {
         let same = |entry: &Entry| entry.pidfd >= 0 && entry.message.id == id;
-        if let Some(place) = self.table.entries().iter().position(same) {
+        self.table.entries().iter().position(same)
+    }
+
+    fn forget_id(&mut self, id: u64) {
+        if let Some(place) = self.place_of(id) {
             self.forget(place);
         }
     }
@@ -335,10 +363,9 @@ impl Guard {
 
     /// What does not go after SIGKILL will when it can (state D), without anybody's help.
     fn give_up(&mut self, order: u32) {
-        for entry in self.table.entries() {
-            if entry.message.order == order {
-                entry.pidfd = -1;
-            }
+        let same = |entry: &Entry| entry.pidfd >= 0 && entry.message.order == order;
+        while let Some(place) = self.table.entries().iter().position(same) {
+            self.forget(place);
         }
     }
 }

@@ -17,7 +17,7 @@ pub const FORGET: u32 = 2;
 
 /// One message to the guard, over a SOCK_SEQPACKET socket.
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Message {
     /// The launcher's own number for the captive; never used again.
     pub id: u64,

@@ -12,7 +12,9 @@ use crate::Arguments;
 use crate::protocol::*;
 use crate::sys::{self, int, plain, syscall};
 
-/// The numbers of argument 2, in the order in which they stand there.
+/// The numbers of argument 2, in the order in which the launcher writes them (`stage::insert` there): the
+/// pipe, the new root or -1, the launcher's pid, the parent-death signal or 0, the signal mask, whether
+/// there is a user, its uid and gid, how many candidates follow, how many groups, the groups.
 struct Numbers<'a>(&'a [u8]);
 
 impl Numbers<'_> {
@@ -68,10 +70,10 @@ impl Report {
 pub fn run(arguments: &Arguments) -> ! {
     let mut numbers = Numbers(arguments.get(2).unwrap_or_default());
     let report = Report(numbers.next() as i32);
+    let root = numbers.next() as i32;
     let launcher = numbers.next() as i32;
     let parent_death_signal = numbers.next() as i32;
     let mask = numbers.next() as u64;
-    let root = numbers.next() as i32;
     let identity = numbers.next() != 0;
     let uid = numbers.next() as u32;
     let gid = numbers.next() as u32;
