@@ -18,7 +18,12 @@ pub struct Resource(pub(super) i32);
 
 macro_rules! resources {
     ($($(#[$doc:meta])* $name:ident = $number:ident),+ $(,)?) => {
-        #[allow(clippy::cast_possible_wrap, clippy::cast_lossless, reason = "a small number of libc's")]
+        #[allow(
+            clippy::cast_possible_wrap,
+            clippy::cast_lossless,
+            clippy::unnecessary_cast,
+            reason = "a small number, whose type is libc's"
+        )]
         impl Resource {
             $($(#[$doc])* pub const $name: Self = Self(libc::$number as i32);)+
         }
@@ -56,7 +61,11 @@ resources! {
 #[cfg(not(target_os = "openbsd"))]
 impl Resource {
     /// The address space, in bytes; `RLIMIT_AS`.
-    #[allow(clippy::cast_possible_wrap, reason = "a small number of libc's")]
+    #[allow(
+        clippy::cast_possible_wrap,
+        clippy::unnecessary_cast,
+        reason = "a small number, whose type is libc's"
+    )]
     pub const AS: Self = Self(libc::RLIMIT_AS as i32);
 }
 

@@ -62,6 +62,11 @@
 //! Linux 5.4, x86-64 and aarch64 (the latter was only compiled). Elsewhere [`Command::spawn`] is
 //! [`SpawnError::Unsupported`].
 
+#![cfg_attr(
+    not(all(target_os = "linux", captive_helper)),
+    allow(dead_code, reason = "nobody launches what was asked for")
+)]
+
 mod captive;
 mod command;
 mod error;
