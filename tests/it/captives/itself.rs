@@ -74,7 +74,7 @@ fn drop_privileges() {
 
 /// A forked child that closes everything has a runtime of its own.
 fn daemonise() {
-    drop(Command::new("true").status().unwrap());
+    assert!(Command::new("true").status().unwrap().success());
     let child = unsafe { libc::fork() };
     if child == 0 {
         // SAFETY: whatever this child has inherited, it uses no more.
