@@ -1,5 +1,6 @@
 //! The launcher: a line a command, a line an answer.
 
+use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -7,7 +8,7 @@ use std::process::Stdio as StdStdio;
 use std::time::Duration;
 
 use captive::exit_with_parent::Signal;
-use captive::launcher::{CaptiveError, LauncherExit, Stdio};
+use captive::launcher::{CaptiveError, LauncherExit, SpawnError, Stdio};
 use captive::{Captive, Command};
 
 /// A captive to be launched, from words: a kind and its operands, then options.
@@ -47,13 +48,22 @@ pub fn command(words: &[&str]) -> Command {
 
 /// Launches it, and waits until it is ready.
 fn spawn(words: &[&str]) -> Captive {
-    let mut captive = command(words).spawn().unwrap();
+    let mut captive = match command(words).spawn() {
+        Ok(captive) => captive,
+        Err(error) => failed(&error),
+    };
     if let Some(stdout) = captive.stdout.take() {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
     }
     captive
+}
+
+/// Says why, instead of an answer, and ends.
+pub fn failed(error: &SpawnError) -> ! {
+    println!("{error}: {:?}", error.source().map(ToString::to_string));
+    std::process::exit(4)
 }
 
 pub fn run() -> i32 {
@@ -175,9 +185,11 @@ fn end(how: &str) -> i32 {
             std::panic::set_hook(Box::new(|_| {}));
             panic!("as told");
         }
-        "segv" => unsafe {
-            libc::raise(libc::SIGSEGV);
-        },
+        // std's handler lets a raised one pass.
+        "segv" => {
+            unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
+            unsafe { libc::raise(libc::SIGSEGV) };
+        }
         // Touches memory until the cgroup has none left.
         "oom" => {
             let mut all = Vec::new();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use captive::Captive;
 use libtest_mimic::Trial;
 
-use super::launcher::command;
+use super::launcher::{command, failed};
 use crate::support::process::{state, status_field};
 use crate::support::{HANG, Need, Outcome, Tag, test};
 
@@ -92,8 +92,12 @@ pub fn rounds(seed: u64, count: u64) -> i32 {
         random.pause(Duration::from_millis(30));
         launcher.kill().unwrap();
         let status = launcher.wait().unwrap();
-        if read.is_err() || status.signal() != Some(libc::SIGKILL) {
-            println!("round {round}: the launcher ended with {status}");
+        // Nobody else has the pipe.
+        let mut said = String::new();
+        let stdout = launcher.stdout.as_mut().unwrap();
+        stdout.read_to_string(&mut said).unwrap();
+        if read.is_err() || !said.is_empty() || status.signal() != Some(libc::SIGKILL) {
+            println!("round {round}: the launcher ended with {status}: {said}");
             return 1;
         }
         let deadline = Instant::now() + HANG;
@@ -164,7 +168,10 @@ pub fn churn(seed: u64) -> i32 {
             } else {
                 command.spawn()
             };
-            captives.push(captive.unwrap());
+            match captive {
+                Ok(captive) => captives.push(captive),
+                Err(error) => failed(&error),
+            }
         }
         random.pause(Duration::from_millis(5));
         for captive in captives {

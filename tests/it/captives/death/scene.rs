@@ -32,7 +32,9 @@ impl Scene {
 
     /// A witness of whatever the command makes.
     pub fn make(&mut self, command: &str) -> Fallible<Witness> {
-        Ok(Witness::of(self.session.ask(command)?.parse()?)?)
+        let answer = self.session.ask(command)?;
+        let pid = answer.parse().map_err(|_| format!("{command}: {answer}"))?;
+        Ok(Witness::of(pid)?)
     }
 
     /// A captive of this kind, ready. `thread`: of a thread that has ended since; `stopped`: by SIGSTOP.
