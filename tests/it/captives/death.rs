@@ -32,8 +32,8 @@ pub fn role(args: &[OsString]) -> i32 {
     match args[0] {
         "launcher" => launcher::run(),
         "captive" => processes::run(&args[1..]),
-        "churn" => random::churn(args[1].parse().unwrap()),
-        "rounds" => random::rounds(args[1].parse().unwrap(), args[2].parse().unwrap()),
+        "churn" => random::churn(args[1], args[2].parse().unwrap()),
+        "rounds" => random::rounds(args[1], args[2].parse().unwrap(), args[3].parse().unwrap()),
         _ => 2,
     }
 }

@@ -19,27 +19,30 @@ use captive::Captive;
 use libtest_mimic::Trial;
 
 use super::launcher::{command, failed};
+use super::scene::find_guard;
 use crate::support::process::{state, status_field};
 use crate::support::{HANG, Need, Outcome, Tag, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    vec![
-        test("captives::death::random", &[Need::Root], || many(150)),
-        test(
-            "captives::death::random_long",
-            &[Need::Root, Need::Long],
-            || many(1000),
-        ),
-    ]
+    let mut trials = Vec::new();
+    for (name, who) in [("random", "launcher"), ("random_with_guard", "guard")] {
+        let name = format!("captives::death::{name}");
+        let long = format!("{name}_long");
+        trials.push(test(&name, &[Need::Root], || many(who, 150)));
+        trials.push(test(&long, &[Need::Root, Need::Long], || many(who, 1000)));
+    }
+    trials
 }
 
-fn many(count: u32) -> Outcome {
+/// `who` is killed: the launcher, or its guard first.
+fn many(who: &str, count: u32) -> Outcome {
     let tag = Tag::new();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let seed = now.as_nanos() as u64;
     let mut command = tag.role("captives");
-    command.args(["death", "rounds", &seed.to_string(), &count.to_string()]);
+    command.args(["death", "rounds", who]);
+    command.args([seed.to_string(), count.to_string()]);
     // Each round has a limit of its own.
     let output = command.stdin(Stdio::null()).output()?;
     ensure!(
@@ -72,7 +75,7 @@ impl Random {
     }
 }
 
-pub fn rounds(seed: u64, count: u64) -> i32 {
+pub fn rounds(who: &str, seed: u64, count: u64) -> i32 {
     assert_eq!(
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) },
         0
@@ -81,7 +84,7 @@ pub fn rounds(seed: u64, count: u64) -> i32 {
     let mut adopted = 0;
     for round in 0..count {
         let mut launcher = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--role", "captives", "death", "churn"])
+            .args(["--role", "captives", "death", "churn", who])
             .arg(random.below(u64::MAX).to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -90,6 +93,14 @@ pub fn rounds(seed: u64, count: u64) -> i32 {
         let mut begun = [0];
         let read = launcher.stdout.as_mut().unwrap().read_exact(&mut begun);
         random.pause(Duration::from_millis(30));
+        if who == "guard" {
+            for _ in 0..=random.below(3) {
+                if let Some(guard) = find_guard(launcher.id() as i32, None) {
+                    guard.signal(libc::SIGKILL);
+                }
+                random.pause(Duration::from_millis(4));
+            }
+        }
         launcher.kill().unwrap();
         let status = launcher.wait().unwrap();
         // Nobody else has the pipe.
@@ -142,27 +153,35 @@ fn children() -> String {
 const KINDS: [&[&str]; 12] = [
     &["plain"],
     &["plain", "grace=10"],
-    &["plain", "order=1"],
-    &["plain", "detachable=1"],
     &["user"],
     &["user", "grace=10"],
+    &["deaf"],
+    // From here on: what only a guard can end.
+    &["deaf", "grace=20"],
+    &["plain", "order=1"],
+    &["plain", "detachable=1"],
     &["user", "order=3"],
     &["self"],
     &["self", "order=2"],
     &["self", "detachable=1"],
-    &["deaf"],
-    &["deaf", "grace=20"],
 ];
 
+/// Those that the parent-death signal ends.
+const WITHOUT_GUARD: usize = 5;
+
 /// Until it is killed. The captives are not waited for to be ready.
-pub fn churn(seed: u64) -> i32 {
+pub fn churn(who: &str, seed: u64) -> i32 {
     let mut random = Random(seed);
+    let kinds = match who {
+        "guard" => &KINDS[..WITHOUT_GUARD],
+        _ => &KINDS[..],
+    };
     std::io::stdout().write_all(b"!").unwrap();
     std::io::stdout().flush().unwrap();
     loop {
         let mut captives: Vec<Captive> = Vec::new();
         for _ in 0..=random.below(3) {
-            let mut command = command(KINDS[random.below(KINDS.len() as u64) as usize]);
+            let mut command = command(kinds[random.below(kinds.len() as u64) as usize]);
             let captive = if random.below(4) == 0 {
                 std::thread::spawn(move || command.spawn()).join().unwrap()
             } else {

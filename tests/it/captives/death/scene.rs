@@ -1,7 +1,6 @@
 //! A launcher, its guard and its captives, with a witness of each.
 
 use std::fs;
-use std::time::Instant;
 
 use crate::support::process::{Reaped, await_that, state, status_field};
 use crate::support::session::Fallible;
@@ -87,34 +86,40 @@ impl Scene {
     }
 }
 
-/// The child of `launcher` that is a guard and no zombie, other than `not`.
+/// The guard of `launcher`, as soon as there is one, other than `not`.
 pub fn guard_of(launcher: i32, not: Option<i32>) -> Fallible<Witness> {
-    let deadline = Instant::now() + HANG;
+    let mut found = None;
+    await_that("the guard", || {
+        found = find_guard(launcher, not);
+        found.is_some()
+    })?;
+    Ok(found.unwrap())
+}
+
+/// The child of `launcher` that is a guard and no zombie, other than `not`.
+pub fn find_guard(launcher: i32, not: Option<i32>) -> Option<Witness> {
     let is_one = |pid: i32| {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         comm == "captive-guard\n"
             && status_field(pid, "PPid") == Some(launcher.to_string())
             && state(pid) != Some('Z')
     };
-    while Instant::now() < deadline {
-        for entry in fs::read_dir("/proc")?.flatten() {
-            let name = entry.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-                continue;
-            };
-            if Some(pid) == not || !is_one(pid) {
-                continue;
-            }
-            if let Ok(witness) = Witness::of(pid) {
-                // Again behind the pidfd: the number may have become another's.
-                if is_one(pid) {
-                    return Ok(witness);
-                }
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if Some(pid) == not || !is_one(pid) {
+            continue;
+        }
+        if let Ok(witness) = Witness::of(pid) {
+            // Again behind the pidfd: the number may have become another's.
+            if is_one(pid) {
+                return Some(witness);
             }
         }
-        std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    Err("no guard".into())
+    None
 }
 
 /// Stops a process and waits until it is.
