@@ -163,7 +163,7 @@ fn cycle(count: usize) -> String {
     for index in 0..count {
         let captive = spawn(&["plain"]);
         if index % 20 == 0 {
-            std::mem::forget(captive);
+            Box::leak(Box::new(captive));
         } else {
             captive.kill().unwrap();
             captive.wait().unwrap();
