@@ -7,8 +7,10 @@ use crate::support::{Need, Outcome, Witness, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    let named: [(&str, fn() -> Outcome); 8] = [
+    let named: [(&str, fn() -> Outcome); 10] = [
         ("killed", killed),
+        ("killed_with_crowd", || crowd(false)),
+        ("stopped_with_crowd", || crowd(true)),
         ("killed_many_times", killed_many_times),
         ("killed_with_launcher", killed_with_launcher),
         ("killed_with_stopped_launcher", killed_with_stopped_launcher),
@@ -153,4 +155,29 @@ fn killed_near_detach(after: bool) -> Outcome {
     ends("the new guard", &new)?;
     lives("the detached one", &free)?;
     kill(&free)
+}
+
+/// More captives than the socket has room for messages, of those that only a guard can end: they have
+/// no parent-death signal. The next guard is told of all.
+fn crowd(stopped: bool) -> Outcome {
+    const COUNT: usize = 400;
+    let mut scene = Scene::new()?;
+    scene.captive("plain order=1")?;
+    let old = scene.guard()?;
+    if stopped {
+        stop(&old)?;
+    }
+    let crowd = format!("crowd {COUNT} plain order=1");
+    scene.session.expect(&crowd, "done")?;
+    if !stopped {
+        kill(&old)?;
+    }
+    let new = replaced(&mut scene, &old)?;
+    ends("the old guard", &old)?;
+    // And the launcher, the first and the one that `replaced` launched.
+    let alive = scene.tag.processes().len();
+    ensure!(alive == COUNT + 3, "{alive} processes");
+    scene.kill()?;
+    ends("the new guard", &new)?;
+    scene.nothing_left()
 }

@@ -86,6 +86,12 @@ pub fn run() -> i32 {
                 other.spawn().unwrap().id().to_string()
             }
             ["cycle", count] => cycle(count.parse().unwrap()),
+            ["crowd", count, what @ ..] => {
+                for _ in 0..number(count) {
+                    captives.push(Some(spawn(what)));
+                }
+                "done".into()
+            }
             ["drop", index] => {
                 captives[number(index)] = None;
                 "dropped".into()
