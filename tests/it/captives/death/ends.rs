@@ -54,13 +54,14 @@ pub fn tests() -> Vec<Trial> {
             trials.push(Trial::test(name, || Ok(())).with_ignored_flag(true));
         }
     }
-    let named: [(&str, fn() -> Outcome); 11] = [
+    let named: [(&str, fn() -> Outcome); 12] = [
         ("all_kinds_at_once", all_kinds_at_once),
         ("without_captive", without_captive),
         ("thread_ends", thread_ends),
         ("detached", detached),
         ("not_detached", not_detached),
-        ("execs", execs),
+        ("execs", || execs(false)),
+        ("execs_with_forked_child", || execs(true)),
         ("daemonises", daemonises),
         ("forked_child_ends", forked_child_ends),
         ("forked_child_is_killed", forked_child_is_killed),
@@ -180,7 +181,9 @@ fn not_detached() -> Outcome {
     Ok(())
 }
 
-fn execs() -> Outcome {
+/// `twin`: with a forked child, so that no descriptor that the launcher's exec closes has its end of
+/// file.
+fn execs(twin: bool) -> Outcome {
     let mut scene = Scene::new()?;
     let launcher = Witness::of(scene.pid())?;
     let captives = [
@@ -189,14 +192,23 @@ fn execs() -> Outcome {
         scene.captive("self")?,
     ];
     let guard = scene.guard()?;
+    let twin = match twin {
+        true => Some(scene.make("twin")?),
+        false => None,
+    };
     scene.session.tell("exec")?;
-    for captive in &captives {
-        ends("a captive", captive)?;
-    }
+    let [plain, user, own] = &captives;
+    ends("the plain one", plain)?;
+    ends("the other user's", user)?;
+    ends("one that changed its user", own)?;
     ends("the guard", &guard)?;
     lives("the launcher", &launcher)?;
     let comm = fs::read_to_string(format!("/proc/{}/comm", launcher.pid))?;
     ensure!(comm == "sleep\n", "the launcher is {comm:?}");
+    ensure!(
+        twin.is_none_or(|twin| twin.alive()),
+        "the forked child ended too"
+    );
     Ok(())
 }
 

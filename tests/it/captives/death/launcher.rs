@@ -117,6 +117,13 @@ pub fn run() -> i32 {
                     format!("left {status}")
                 }
             },
+            // One that does nothing, and holds copies of all descriptors.
+            ["twin"] => match unsafe { libc::fork() } {
+                0 => loop {
+                    unsafe { libc::pause() };
+                },
+                child => child.to_string(),
+            },
             ["leave"] => unsafe { libc::_exit(0) },
             ["daemonise"] => match unsafe { libc::fork() } {
                 0 => unsafe { libc::getpid() }.to_string(),
