@@ -54,7 +54,7 @@ pub fn tests() -> Vec<Trial> {
             trials.push(Trial::test(name, || Ok(())).with_ignored_flag(true));
         }
     }
-    let named: [(&str, fn() -> Outcome); 12] = [
+    let named: [(&str, fn() -> Outcome); 13] = [
         ("all_kinds_at_once", all_kinds_at_once),
         ("without_captive", without_captive),
         ("thread_ends", thread_ends),
@@ -62,6 +62,7 @@ pub fn tests() -> Vec<Trial> {
         ("not_detached", not_detached),
         ("execs", || execs(false)),
         ("execs_with_forked_child", || execs(true)),
+        ("drops_privileges", drops_privileges),
         ("daemonises", daemonises),
         ("forked_child_ends", forked_child_ends),
         ("forked_child_is_killed", forked_child_is_killed),
@@ -210,6 +211,27 @@ fn execs(twin: bool) -> Outcome {
         "the forked child ended too"
     );
     Ok(())
+}
+
+/// Its guard keeps the rights that it had, so the captives of that time are within reach. All threads
+/// change their user, those of the crate too, though they block every signal.
+fn drops_privileges() -> Outcome {
+    let mut scene = Scene::new()?;
+    let captives = [
+        scene.captive("plain")?,
+        scene.captive("user")?,
+        scene.captive("deaf")?,
+    ];
+    let guard = scene.guard()?;
+    scene.session.expect("become 65534", "become")?;
+    let own = scene.make("spawn plain")?;
+    scene.kill()?;
+    for captive in &captives {
+        ends("a captive", captive)?;
+    }
+    ends("the new user's captive", &own)?;
+    ends("the guard", &guard)?;
+    scene.nothing_left()
 }
 
 fn daemonises() -> Outcome {

@@ -133,6 +133,11 @@ pub fn run() -> i32 {
                 let error = std::process::Command::new("sleep").arg("600").exec();
                 panic!("{error}")
             }
+            ["become", user] => {
+                let user = user.parse().unwrap();
+                assert_eq!(unsafe { libc::setresuid(user, user, user) }, 0);
+                "become".into()
+            }
             ["enter", group] => {
                 fs::write(format!("{group}/cgroup.procs"), "0").unwrap();
                 "entered".into()
