@@ -1,15 +1,39 @@
-//! To be written.
+//! The launcher ends, or its guard, or both: what becomes of the captives.
+//!
+//! ```text
+//! test ── launcher (a role, told what to do) ──┬── captive-guard
+//!                                              └── captives
+//! ```
 
 use std::ffi::OsString;
 
 use libtest_mimic::Trial;
 
+mod ends;
+mod guards;
+mod launcher;
+mod processes;
+mod random;
+mod scene;
+mod signals;
+
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    Vec::new()
+    let mut trials = ends::tests();
+    trials.extend(signals::tests());
+    trials.extend(guards::tests());
+    trials.extend(random::tests());
+    trials
 }
 
 /// The processes these tests need.
-pub fn role(_args: &[OsString]) -> i32 {
-    2
+pub fn role(args: &[OsString]) -> i32 {
+    let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+    match args[0] {
+        "launcher" => launcher::run(),
+        "captive" => processes::run(&args[1..]),
+        "churn" => random::churn(args[1], args[2].parse().unwrap()),
+        "rounds" => random::rounds(args[1], args[2].parse().unwrap(), args[3].parse().unwrap()),
+        _ => 2,
+    }
 }
