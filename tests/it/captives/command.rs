@@ -374,7 +374,7 @@ fn stdio_null() -> Outcome {
     let mut command = shell("readlink /proc/$$/fd/0 /proc/$$/fd/2");
     let said = says(command.stdin(Stdio::null()).stderr(Stdio::Null))?;
     ensure!(said == "/dev/null\n/dev/null\n", "{said:?}");
-    let mut command = shell("readlink /proc/$$/fd/1 >&2");
+    let mut command = shell("name=$(readlink /proc/$$/fd/1); echo \"$name\" >&2");
     let done = command.stdout(Stdio::null()).output()?;
     ensure!(
         done.stderr == b"/dev/null\n" && done.stdout.is_empty(),
@@ -743,9 +743,17 @@ fn resource_limit() -> Outcome {
         .resource_limit(Resource::CORE, 0, 0);
     let given = says(&mut command)?;
     ensure!(given == "77\n99\n0\n0\n" && given != own, "{given} {own}");
-    // The last of several counts, and one that is too small for the way to exec is no obstacle.
-    let given = says(command.resource_limit(Resource::NOFILE, 3, 3))?;
-    ensure!(given == "3\n3\n0\n0\n", "{given}");
+    // The last of several counts.
+    let given = says(command.resource_limit(Resource::NOFILE, 66, 88))?;
+    ensure!(given == "66\n88\n0\n0\n", "{given}");
+    // One that is too small for the program is no obstacle on the way to it.
+    let mut command = status_of_itself();
+    let report = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .resource_limit(Resource::NOFILE, 0, 0)
+        .status()?;
+    ensure!(report.status().code().is_some(), "{report:?}");
     fails_at(
         Command::new("true").resource_limit(Resource::NPROC, 2, 1),
         &SpawnStep::ResourceLimit(Resource::NPROC),
@@ -814,6 +822,8 @@ fn signals() -> Outcome {
         libc::sigaddset(&raw mut set, blocked);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
     }
+    // The C library's first thread brings a handler of its own.
+    says(&mut Command::new("true"))?;
     let own = fs::read_to_string("/proc/thread-self/status")?;
     ensure!(in_set(&own, "SigCgt", handled)?, "{own}");
     ensure!(in_set(&own, "SigBlk", blocked)?, "{own}");
@@ -1119,7 +1129,10 @@ fn unknown_user() -> Outcome {
 fn errors_of_the_stage() -> Outcome {
     let nobody = options("user=65534:65534")?;
     fails_at(
-        Command::new("captive-test-no-such-program").run_with(nobody.clone()),
+        Command::new("captive-test-no-such-program")
+            // Only what anybody may look into.
+            .env("PATH", "/usr/bin:/bin")
+            .run_with(nobody.clone()),
         &SpawnStep::Exec,
         libc::ENOENT,
     )?;
