@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use captive::exit_with_parent::Signal;
 use captive::launcher::{ExitStatus, Resource, SpawnError, SpawnStep, Stdio};
@@ -34,6 +35,7 @@ pub fn tests() -> Vec<Trial> {
     add("stdio-piped", &[], stdio_piped);
     add("stdio-inherit", &[], || in_role("inherits-stdio"));
     add("stdio-closed", &[], || in_role("closed-stdio"));
+    add("stdio-all-closed", &[], || in_role("all-closed"));
     add("stdio-fd", &[], stdio_fd);
     add("output", &[], collects_output);
     add("status", &[], status);
@@ -44,6 +46,7 @@ pub fn tests() -> Vec<Trial> {
     add("descriptor-0", &[], descriptor_zero);
     add("descriptor-last-counts", &[], descriptor_last);
     add("descriptor-negative", &[], descriptor_negative);
+    add("descriptor-highest", &[], || in_role("highest-descriptor"));
     add("nothing-else-inherited", &[], || in_role("leaky"));
     add("setsid", &[], setsid);
     add("process-group", &[], process_group);
@@ -69,6 +72,9 @@ pub fn tests() -> Vec<Trial> {
         &[Need::Root, Need::Program("busybox")],
         chroot_and_user,
     );
+    add("user-extremes", &[Need::Root], user_extremes);
+    add("spawn-timeout-extremes", &[], spawn_timeout_extremes);
+    add("error-too-big", &[], too_big);
     add("error-not-found", &[], not_found);
     add("error-not-executable", &[], not_executable);
     add("error-current-dir", &[], no_current_dir);
@@ -93,6 +99,8 @@ pub fn role(args: &[OsString]) -> i32 {
         }
         Some("inherits-stdio") => inherits_stdio(),
         Some("closed-stdio") => closed_stdio(),
+        Some("all-closed") => all_closed(),
+        Some("highest-descriptor") => highest_descriptor(),
         Some("leaky") => leaky(),
         Some("signals") => signals(),
         Some("unprivileged") => unprivileged(),
@@ -447,6 +455,55 @@ fn closed_stdio() -> Outcome {
     Ok(())
 }
 
+/// A launcher that never had standard descriptors: whatever the crate opens gets their numbers.
+fn all_closed() -> Outcome {
+    let errors = unsafe { libc::fcntl(2, libc::F_DUPFD_CLOEXEC, 100) };
+    ensure!(errors >= 100, "dup");
+    for fd in 0..3 {
+        ensure!(unsafe { libc::close(fd) } == 0, "close");
+    }
+    let outcome = without_standard_descriptors();
+    // To say it.
+    unsafe { libc::dup2(errors, 2) };
+    outcome
+}
+
+fn without_standard_descriptors() -> Outcome {
+    let mut commands = vec![Command::new("/bin/sh")];
+    if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("/bin/sh");
+        command.run_with(options("user=65534:65534")?);
+        commands.push(command);
+    }
+    for mut command in commands {
+        // The shell's own output is the file that it opens itself.
+        command.args([
+            "-c",
+            "for n in 0 1 2; do if test -e /proc/$$/fd/$n; then exit 1$n; fi; done",
+        ]);
+        for _ in 0..3 {
+            let report = command.status()?;
+            ensure!(report.success(), "{report:?}: it has descriptors");
+        }
+    }
+    let done = shell("echo out; echo err >&2; cat").output()?;
+    ensure!(
+        done.stdout == b"out\n" && done.stderr == b"err\n",
+        "{done:?}"
+    );
+    let (_dir, mut open, _names) = files(2)?;
+    let (second, first) = (open.pop().ok_or("")?, open.pop().ok_or("")?);
+    let (a, b) = (first.as_raw_fd(), second.as_raw_fd());
+    let mut command = shell("test -e /proc/$$/fd/$0 && test -e /proc/$$/fd/$1");
+    command
+        .args([a.to_string(), b.to_string()])
+        .descriptor(first, b)
+        .descriptor(second, a);
+    let report = command.status()?;
+    ensure!(report.success(), "{report:?}: {a} and {b} swapped");
+    Ok(())
+}
+
 fn stdio_fd() -> Outcome {
     let dir = tempfile::tempdir()?;
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));
@@ -604,6 +661,37 @@ fn descriptor_negative() -> Outcome {
         "{error:?}"
     );
     Ok(())
+}
+
+/// Any number below the limit will do, whatever the crate needs on the way.
+fn highest_descriptor() -> Outcome {
+    const LIMIT: i32 = 256;
+    let limit = libc::rlimit {
+        rlim_cur: LIMIT as u64,
+        rlim_max: LIMIT as u64,
+    };
+    ensure!(
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0,
+        "setrlimit"
+    );
+    let zero = || File::open("/dev/zero");
+    let number = LIMIT - 10;
+    let expected = |number| vec![(number, "/dev/zero".to_owned())];
+    has_exactly(reporter()?.descriptor(zero()?, number), expected(number))?;
+    fails_at(
+        Command::new("true").descriptor(zero()?, LIMIT),
+        &SpawnStep::Descriptor(LIMIT),
+        libc::EBADF,
+    )
+    .or_else(|_| {
+        fails_at(
+            Command::new("true").descriptor(zero()?, LIMIT),
+            &SpawnStep::Descriptor(LIMIT),
+            libc::EINVAL,
+        )
+    })?;
+    let number = LIMIT - 1;
+    has_exactly(reporter()?.descriptor(zero()?, number), expected(number))
 }
 
 /// A launcher with a descriptor that std's children inherit.
@@ -1044,6 +1132,70 @@ fn chroot_and_user() -> Outcome {
         ))?);
     let said = says(&mut command)?;
     ensure!(said == "65534\n65534\n/inside\nbin\ninside\n", "{said:?}");
+    Ok(())
+}
+
+/// Numbers that are negative, or take all bits, on their way through the helper's text.
+fn user_extremes() -> Outcome {
+    let mut command = status_of_itself();
+    let last = libc::SIGRTMAX();
+    command
+        .signal_mask([signal(last), Signal::HUP])
+        .run_with(options("user=4294967294:4000000000")?);
+    let report = says(&mut command)?;
+    let blocked = u64::from_str_radix(&fact(&report, "SigBlk")?, 16)?;
+    ensure!(blocked == 1 << (last - 1) | 1, "{blocked:x}");
+    for (field, id) in [("Uid", "4294967294"), ("Gid", "4000000000")] {
+        let ids = fact(&report, field)?;
+        ensure!(ids.split('\t').all(|found| found == id), "{ids}");
+    }
+    // Many and long arguments, none of them the helper's.
+    let many: Vec<String> = (0..5000).map(|n| format!("-{n} 0 1")).collect();
+    let mut command = Command::new("printf");
+    command
+        .arg("%s|")
+        .args(&many)
+        .run_with(options("user=65534:65534")?);
+    let said = says(&mut command)?;
+    ensure!(said == many.join("|") + "|", "{} bytes", said.len());
+    Ok(())
+}
+
+fn spawn_timeout_extremes() -> Outcome {
+    let mut commands = vec![Command::new("true")];
+    if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("true");
+        command.run_with(options("user=65534:65534")?);
+        commands.push(command);
+    }
+    for mut command in commands {
+        let report = command.spawn_timeout(Duration::MAX).status()?;
+        ensure!(report.success(), "{report:?}");
+        for limit in [Duration::ZERO, Duration::from_micros(200)] {
+            for _ in 0..20 {
+                match command.spawn_timeout(limit).spawn() {
+                    Ok(captive) => {
+                        let report = captive.wait()?;
+                        ensure!(report.success(), "{report:?}");
+                    }
+                    Err(SpawnError::Stalled { after, .. }) if after == limit => {}
+                    Err(error) => return Err(format!("{error:?}").into()),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn too_big() -> Outcome {
+    let long = "x".repeat(1 << 18);
+    let mut command = Command::new("true");
+    command.arg(&long);
+    fails_at(&mut command, &SpawnStep::Exec, libc::E2BIG)?;
+    if nix::unistd::geteuid().is_root() {
+        command.run_with(options("user=65534:65534")?);
+        fails_at(&mut command, &SpawnStep::Exec, libc::E2BIG)?;
+    }
     Ok(())
 }
 
