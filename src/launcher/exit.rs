@@ -96,7 +96,9 @@ pub struct Usage {
     pub user: Duration,
     /// Time the kernel spent on it.
     pub system: Duration,
-    /// The most memory it had resident at once, in bytes.
+    /// The most memory it had resident at once, in bytes; on Linux at least what the *launcher* had when it
+    /// launched it, whose memory the child shared until its exec (so does the kernel count for every
+    /// vfork).
     pub max_rss: u64,
 }
 

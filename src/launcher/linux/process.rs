@@ -78,6 +78,10 @@ impl Process {
     }
 
     pub(super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
+        // One that has ended is ended by nothing more.
+        if sys::poll_within(self.as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true) {
+            return Ok(());
+        }
         if signal == Signal::KILL {
             self.note(EndedBy::Kill);
         } else if signal.number() != libc::SIGCONT {
