@@ -215,8 +215,10 @@ fn max_rss() -> Outcome {
 fn id_and_pidfd() -> Outcome {
     let captive = sleeper()?;
     let pid = captive.id() as i32;
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm"))?;
-    ensure!(comm == "sleep\n", "{comm:?}");
+    // The kernel lets the launcher go on a moment before it gives the process its new name.
+    await_that("the captive's name", || {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n")
+    })?;
     ensure!(
         !readable_within(captive.pidfd(), Duration::ZERO),
         "readable while it lives"
