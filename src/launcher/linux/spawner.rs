@@ -122,6 +122,10 @@ impl Spawners {
                 Err(NotMade::Late(made, limit))
             }
             Some(Ok(made)) => Ok(made),
+            // Ended by us, or told that nobody wants it.
+            Some(Err(failed)) if late && failed.errno == Errno::ECANCELED => {
+                Err(NotMade::Stalled(step_of(failed.step), limit))
+            }
             Some(Err(failed)) => Err(NotMade::Step(step_of(failed.step), failed.errno)),
             None => Err(NotMade::Stalled(SpawnStep::Clone, limit)),
         }

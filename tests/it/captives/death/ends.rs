@@ -193,6 +193,7 @@ fn execs(twin: bool) -> Outcome {
         scene.captive("self")?,
     ];
     let guard = scene.guard()?;
+    // Has a copy of the guard's socket, as long as it lives.
     let twin = match twin {
         true => Some(scene.make("twin")?),
         false => None,
@@ -201,20 +202,20 @@ fn execs(twin: bool) -> Outcome {
     let [plain, user, own] = &captives;
     ends("the plain one", plain)?;
     ends("the other user's", user)?;
+    if let Some(twin) = &twin {
+        ensure!(twin.alive(), "the forked child ended too");
+        twin.signal(libc::SIGKILL);
+    }
     ends("one that changed its user", own)?;
     ends("the guard", &guard)?;
     lives("the launcher", &launcher)?;
     let comm = fs::read_to_string(format!("/proc/{}/comm", launcher.pid))?;
     ensure!(comm == "sleep\n", "the launcher is {comm:?}");
-    ensure!(
-        twin.is_none_or(|twin| twin.alive()),
-        "the forked child ended too"
-    );
     Ok(())
 }
 
 /// Its guard keeps the rights that it had, so the captives of that time are within reach. All threads
-/// change their user, those of the crate too, though they block every signal.
+/// change their user, those of the crate too.
 fn drops_privileges() -> Outcome {
     let mut scene = Scene::new()?;
     let captives = [
