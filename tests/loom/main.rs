@@ -7,7 +7,7 @@
 
 mod primitive {
     pub(super) use loom::sync::atomic::{AtomicU32, Ordering};
-    pub(super) use loom::sync::{Mutex, MutexGuard};
+    pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
     pub(super) use std::sync::PoisonError;
 }
 #[path = "../../src/launcher/linux/claim.rs"]
@@ -16,6 +16,8 @@ mod claim;
 mod news;
 #[path = "../../src/launcher/linux/outcome.rs"]
 mod outcome;
+#[path = "../../src/launcher/linux/slot.rs"]
+mod slot;
 
 use std::convert::Infallible;
 
@@ -27,6 +29,7 @@ use loom::thread;
 use claim::{Claim, Settled};
 use news::News;
 use outcome::Outcome;
+use slot::Slot;
 
 /// One asks for a child and gives up; another makes it at the same time.
 ///
@@ -83,6 +86,28 @@ fn no_news_is_lost() {
         for pusher in pushers {
             pusher.join().unwrap();
         }
+    });
+}
+
+/// A job handed over and its answer: neither is waited for in vain.
+#[test]
+fn an_answer_arrives() {
+    loom::model(|| {
+        let (job, answer) = (Arc::new(Slot::new()), Arc::new(Slot::new()));
+        let spawner = {
+            let (job, answer) = (job.clone(), answer.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let number: u32 = job.take();
+                    answer.put(number + 1);
+                }
+            })
+        };
+        for number in [1, 7] {
+            job.put(number);
+            assert_eq!(answer.take(), number + 1);
+        }
+        spawner.join().unwrap();
     });
 }
 

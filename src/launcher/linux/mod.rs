@@ -30,6 +30,7 @@ mod protocol;
 mod reaper;
 mod request;
 mod runtime;
+mod slot;
 mod spawner;
 mod stage;
 mod stuck;

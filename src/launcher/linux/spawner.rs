@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 
 use super::super::command::Command;
@@ -16,12 +15,16 @@ use super::super::{SpawnError, SpawnStep};
 use super::child::{self, Progress};
 use super::claim::{Claim, Settled};
 use super::request::Request;
+use super::slot::Slot;
 use crate::sys::linux::{self as sys, GuardedStack};
+
+/// Where each thread that has nothing to do waits for its next job.
+type Idle = Mutex<Vec<Arc<Slot<Job>>>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Spawners {
     /// Shared with the threads, which put themselves back.
-    idle: Arc<Mutex<Vec<Sender<Job>>>>,
+    idle: Arc<Idle>,
 }
 
 /// A child that has executed its program.
@@ -84,7 +87,7 @@ struct Job {
     request: Request,
     progress: Arc<Progress>,
     claim: Arc<Claim>,
-    answer: Sender<Result<Made, Failed>>,
+    answer: Arc<Slot<Result<Made, Failed>>>,
 }
 
 impl Spawners {
@@ -93,17 +96,17 @@ impl Spawners {
         let names = request.names();
         let progress = Arc::new(Progress::default());
         let claim = Arc::new(Claim::new());
-        let (answer, answered) = bounded(1);
+        let answered = Arc::new(Slot::new());
         let job = Job {
             request,
             progress: Arc::clone(&progress),
             claim: Arc::clone(&claim),
-            answer,
+            answer: Arc::clone(&answered),
         };
         self.hand_over(job)
             .map_err(|errno| NotMade::Step(SpawnStep::StartThread, errno))?;
         let step_of = |code: u32| child::step_of(code, &names);
-        let mut answer = answered.recv_timeout(limit).ok();
+        let mut answer = answered.take_within(limit);
         let late = answer.is_none();
         if late {
             let step = step_of(progress.step());
@@ -114,7 +117,7 @@ impl Spawners {
                 return Err(NotMade::Stalled(step, limit));
             }
             // Settled in the last moment: the thread's answer is on its way.
-            answer = answered.recv().ok();
+            answer = Some(answered.take());
         }
         match answer {
             Some(Ok(made)) if late => {
@@ -131,43 +134,41 @@ impl Spawners {
         }
     }
 
-    fn hand_over(&self, mut job: Job) -> Result<(), Errno> {
-        loop {
-            let idle = self.lock().pop();
-            let Some(idle) = idle else { break };
-            match idle.send(job) {
-                Ok(()) => return Ok(()),
-                Err(back) => job = back.into_inner(),
-            }
+    fn hand_over(&self, job: Job) -> Result<(), Errno> {
+        let idle = self.lock().pop();
+        if let Some(idle) = idle {
+            idle.put(job);
+            return Ok(());
         }
-        let (sender, receiver) = bounded(1);
-        let (own, all) = (sender.clone(), Arc::clone(&self.idle));
+        let slot = Arc::new(Slot::new());
+        let (own, all) = (Arc::clone(&slot), Arc::clone(&self.idle));
         // From its first instruction on: what comes for the launcher is for its own threads.
         let mask = sys::set_signal_mask(sys::ALL_BUT_THE_LIBRARYS)?;
         let started = std::thread::Builder::new()
             .name("captive-spawner".into())
             .stack_size(128 * 1024)
-            .spawn(move || serve(&receiver, &own, &all));
+            .spawn(move || serve(&own, &all));
         let _ = sys::set_signal_mask(mask);
         started.map_err(|error| error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))?;
-        sender.send(job).map_err(|_| Errno::EPIPE)
+        slot.put(job);
+        Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Sender<Job>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Slot<Job>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The life of a thread.
-fn serve(jobs: &Receiver<Job>, own: &Sender<Job>, idle: &Mutex<Vec<Sender<Job>>>) {
+fn serve(own: &Arc<Slot<Job>>, idle: &Idle) {
     let mut stack = None;
-    while let Ok(job) = jobs.recv() {
+    loop {
         let Job {
             mut request,
             progress,
             claim,
             answer,
-        } = job;
+        } = own.take();
         let made = make(&mut stack, &mut request, &progress);
         // The pipe of a stage ends here too.
         drop(request);
@@ -175,8 +176,8 @@ fn serve(jobs: &Receiver<Job>, own: &Sender<Job>, idle: &Mutex<Vec<Sender<Job>>>
             // Idle first: who gets the answer may ask again at once.
             idle.lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(own.clone());
-            let _ = answer.send(made);
+                .push(Arc::clone(own));
+            answer.put(made);
             continue;
         }
         if let Ok(made) = made {
@@ -185,7 +186,7 @@ fn serve(jobs: &Receiver<Job>, own: &Sender<Job>, idle: &Mutex<Vec<Sender<Job>>>
         }
         idle.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(own.clone());
+            .push(Arc::clone(own));
     }
 }
 
