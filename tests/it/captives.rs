@@ -1,8 +1,13 @@
 //! `Command` and `Captive`: what a launcher starts ends with it.
 
 use std::ffi::OsString;
+use std::fs;
 
+use captive::Command;
+use captive::exit_with_parent::Signal;
 use libtest_mimic::Trial;
+
+use crate::support::{HANG, Outcome, Tag, output};
 
 mod command;
 mod death;
@@ -27,4 +32,58 @@ pub fn role(args: &[OsString]) -> i32 {
         Some("handle") => handle::role(&args[1..]),
         _ => 2,
     }
+}
+
+/// A launcher of its own, which fails with what is wrong and leaves nothing.
+fn in_role(whose: &str, name: &str) -> Outcome {
+    let tag = Tag::new();
+    let done = output(tag.role("captives").args([whose, name]))?;
+    ensure!(
+        done.status.success(),
+        "{:?}: {}",
+        done.status,
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let left = tag.survivors(HANG);
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
+
+/// The exit status of such a launcher.
+fn verdict(outcome: Outcome) -> i32 {
+    match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            1
+        }
+    }
+}
+
+/// The children of all threads, zombies too.
+fn children() -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else {
+        return Vec::new();
+    };
+    let mut all: Vec<i32> = tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| {
+            text.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<i32>>()
+        })
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]);
+    command
+}
+
+fn signal(number: i32) -> Signal {
+    Signal::try_from(number).expect("a signal")
 }

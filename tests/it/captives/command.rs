@@ -14,8 +14,9 @@ use captive::run_with::Step;
 use captive::{Command, RunWith};
 use libtest_mimic::Trial;
 
+use super::{children, in_role, shell, signal};
 use crate::support::process::await_that;
-use crate::support::{Fallible, Need, Outcome, Tag, output, test};
+use crate::support::{Fallible, Need, Outcome, output, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
@@ -33,9 +34,11 @@ pub fn tests() -> Vec<Trial> {
     add("current-dir", &[], current_dir);
     add("stdio-null", &[], stdio_null);
     add("stdio-piped", &[], stdio_piped);
-    add("stdio-inherit", &[], || in_role("inherits-stdio"));
-    add("stdio-closed", &[], || in_role("closed-stdio"));
-    add("stdio-all-closed", &[], || in_role("all-closed"));
+    add("stdio-inherit", &[], || {
+        in_role("command", "inherits-stdio")
+    });
+    add("stdio-closed", &[], || in_role("command", "closed-stdio"));
+    add("stdio-all-closed", &[], || in_role("command", "all-closed"));
     add("stdio-fd", &[], stdio_fd);
     add("output", &[], collects_output);
     add("status", &[], status);
@@ -46,8 +49,12 @@ pub fn tests() -> Vec<Trial> {
     add("descriptor-0", &[], descriptor_zero);
     add("descriptor-last-counts", &[], descriptor_last);
     add("descriptor-negative", &[], descriptor_negative);
-    add("descriptor-highest", &[], || in_role("highest-descriptor"));
-    add("nothing-else-inherited", &[], || in_role("leaky"));
+    add("descriptor-highest", &[], || {
+        in_role("command", "highest-descriptor")
+    });
+    add("nothing-else-inherited", &[], || {
+        in_role("command", "leaky")
+    });
     add("setsid", &[], setsid);
     add("process-group", &[], process_group);
     add("controlling-terminal", &[], terminal);
@@ -58,7 +65,7 @@ pub fn tests() -> Vec<Trial> {
     add("signal-mask", &[], signal_mask);
     add("ignore-signal", &[], ignore_signal);
     add("sigpipe", &[], sigpipe);
-    add("launcher's-signals", &[], || in_role("signals"));
+    add("launcher's-signals", &[], || in_role("command", "signals"));
     add("parent-death-signal", &[], parent_death_signal);
     add("user", &[Need::Root], user);
     add("user-options", &[Need::Root], user_options);
@@ -84,9 +91,11 @@ pub fn tests() -> Vec<Trial> {
     add("error-unknown-user", &[], unknown_user);
     add("error-in-the-stage", &[Need::Root], errors_of_the_stage);
     add("error-unprivileged", &[Need::Root], || {
-        in_role("unprivileged")
+        in_role("command", "unprivileged")
     });
-    add("error-leaves-nothing", &[], || in_role("leaves-nothing"));
+    add("error-leaves-nothing", &[], || {
+        in_role("command", "leaves-nothing")
+    });
     trials
 }
 
@@ -107,28 +116,7 @@ pub fn role(args: &[OsString]) -> i32 {
         Some("leaves-nothing") => leaves_nothing(),
         _ => return 2,
     };
-    match outcome {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("{error}");
-            1
-        }
-    }
-}
-
-/// A launcher of its own, which fails with what is wrong.
-fn in_role(name: &str) -> Outcome {
-    let tag = Tag::new();
-    let done = output(tag.role("captives").args(["command", name]))?;
-    ensure!(
-        done.status.success(),
-        "{:?}: {}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    let left = tag.survivors(crate::support::HANG);
-    ensure!(left.is_empty(), "left behind: {left:?}");
-    Ok(())
+    super::verdict(outcome)
 }
 
 /// What a captive knows of itself, a fact a line.
@@ -192,12 +180,6 @@ fn descriptors(report: &str) -> Vec<(i32, String)> {
         .filter_map(|(fd, path)| Some((fd.parse().ok()?, path.to_owned())))
         .filter(|(fd, _)| *fd > 2)
         .collect()
-}
-
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", script]);
-    command
 }
 
 fn status_of_itself() -> Command {
@@ -849,10 +831,6 @@ fn resource_limit() -> Outcome {
     )
 }
 
-fn signal(number: i32) -> Signal {
-    Signal::try_from(number).expect("a signal")
-}
-
 /// Whether a signal is in one of the sets of /proc/PID/status.
 fn in_set(report: &str, set: &str, number: i32) -> Fallible<bool> {
     let set = u64::from_str_radix(&fact(report, set)?, 16)?;
@@ -1361,24 +1339,6 @@ fn open_descriptors() -> Vec<(i32, PathBuf)> {
     (0..1024)
         .filter_map(|fd| Some((fd, fs::read_link(format!("/proc/self/fd/{fd}")).ok()?)))
         .collect()
-}
-
-/// The children of all threads, zombies too.
-fn children() -> Vec<i32> {
-    let Ok(tasks) = fs::read_dir("/proc/self/task") else {
-        return Vec::new();
-    };
-    let mut all: Vec<i32> = tasks
-        .flatten()
-        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|text| {
-            text.split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .collect::<Vec<i32>>()
-        })
-        .collect();
-    all.sort_unstable();
-    all
 }
 
 /// A launcher of which nothing is left after errors but what it had.

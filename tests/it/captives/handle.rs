@@ -15,9 +15,10 @@ use captive::launcher::{SpawnStep, Stdio};
 use captive::{Captive, Command, RunWith};
 use libtest_mimic::Trial;
 
+use super::{children, in_role, shell, signal};
 use crate::support::process::{Reaped, await_that, readable_within, state};
 use crate::support::seccomp::{self, Argument};
-use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
+use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Witness, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
@@ -30,7 +31,7 @@ pub fn tests() -> Vec<Trial> {
     add("core-flag", &[], core_flag);
     add("usage", &[], usage);
     add("usage-max-rss-counts-the-launcher", &[], || {
-        in_role("max-rss")
+        in_role("handle", "max-rss")
     });
     add("id-and-pidfd", &[], id_and_pidfd);
     add("ended-by-itself", &[], ended_by_itself);
@@ -48,15 +49,21 @@ pub fn tests() -> Vec<Trial> {
     add("drop-ends-and-reaps", &[], drop_ends);
     add("drop-of-an-ended-one", &[], drop_of_ended);
     add("drop-with-memory", &[], drop_with_memory);
-    add("sigchld-ignored", &[], || in_role("sigchld-ignored"));
-    add("foreign-waiter", &[], || in_role("foreign-waiter"));
-    add("status-lost", &[], || in_role("status-lost"));
-    add("forked", &[], || in_role("forked"));
-    add("dumpable", &[Need::Root], || in_role("dumpable"));
-    add("attacker", &[Need::Root], || in_role("attacker"));
-    add("stall", &[Need::Root], || in_role("stall"));
-    add("many", &[], || in_role("many"));
-    add("threads-block-signals", &[], || in_role("blocked"));
+    add("sigchld-ignored", &[], || {
+        in_role("handle", "sigchld-ignored")
+    });
+    add("foreign-waiter", &[], || {
+        in_role("handle", "foreign-waiter")
+    });
+    add("status-lost", &[], || in_role("handle", "status-lost"));
+    add("forked", &[], || in_role("handle", "forked"));
+    add("dumpable", &[Need::Root], || in_role("handle", "dumpable"));
+    add("attacker", &[Need::Root], || in_role("handle", "attacker"));
+    add("stall", &[Need::Root], || in_role("handle", "stall"));
+    add("many", &[], || in_role("handle", "many"));
+    add("threads-block-signals", &[], || {
+        in_role("handle", "blocked")
+    });
     trials
 }
 
@@ -77,38 +84,7 @@ pub fn role(args: &[OsString]) -> i32 {
         Some("max-rss") => max_rss(),
         _ => return 2,
     };
-    match outcome {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("{error}");
-            1
-        }
-    }
-}
-
-/// A launcher of its own, which fails with what is wrong.
-fn in_role(name: &str) -> Outcome {
-    let tag = Tag::new();
-    let done = output(tag.role("captives").args(["handle", name]))?;
-    ensure!(
-        done.status.success(),
-        "{:?}: {}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    let left = tag.survivors(HANG);
-    ensure!(left.is_empty(), "left behind: {left:?}");
-    Ok(())
-}
-
-fn signal(number: i32) -> Signal {
-    Signal::try_from(number).expect("a signal")
-}
-
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", script]);
-    command
+    super::verdict(outcome)
 }
 
 fn sleeper() -> Fallible<Captive> {
@@ -872,21 +848,6 @@ fn open_descriptors() -> Vec<i32> {
     };
     // Not the one that the directory itself was read by.
     all.retain(|fd| fs::read_link(own.join(fd.to_string())).is_ok());
-    all.sort_unstable();
-    all
-}
-
-/// The children of all threads, zombies too.
-fn children() -> Vec<i32> {
-    let mut all: Vec<i32> = threads()
-        .iter()
-        .filter_map(|(tid, _)| fs::read_to_string(format!("/proc/self/task/{tid}/children")).ok())
-        .flat_map(|text| {
-            text.split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .collect::<Vec<i32>>()
-        })
-        .collect();
     all.sort_unstable();
     all
 }
