@@ -52,6 +52,13 @@
 //! - A child that the launcher forks without exec while another thread spawns with
 //!   [`run_with`](Command::run_with) has a copy of that spawn's pipe; if it keeps it past
 //!   [`spawn_timeout`](Command::spawn_timeout), the spawn counts as stalled.
+//! - A descriptor of the launcher's on a dead mount (FUSE, NFS) stalls every child when it closes its copy.
+//! - A launcher that has put its future children into another PID namespace (`unshare(CLONE_NEWPID)`) cannot
+//!   launch: no child of it can see that its parent lives.
+//! - Between a captive's word to its guard and its exec, a guard that dies is replaced by one that does not
+//!   know it yet. If the launcher is killed in the same moment, the second line is what is left.
+//! - Before Linux 5.16 a core-dumping signal to a child in the moment before its exec ends everything that
+//!   shares its memory, the launcher too.
 //! - Whoever may signal the launcher may kill launcher and guard in the same instant: see 1 for what is
 //!   left then.
 //! - The guard holds one descriptor for each captive, as the launcher does. If somebody lowers its hard

@@ -47,7 +47,7 @@ impl Default for Progress {
 
 impl Progress {
     pub(super) fn step(&self) -> u32 {
-        self.step.load(Ordering::Acquire)
+        self.step.load(Ordering::SeqCst)
     }
 
     pub(super) fn pidfd(&self) -> &AtomicI32 {
@@ -84,6 +84,10 @@ impl Progress {
     /// exec had its pidfd before.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::SeqCst);
+        // One that has not begun will see the word; and a clone that failed may have left a number.
+        if self.step() == CLONE {
+            return;
+        }
         let fd: RawFd = self.pidfd.load(Ordering::Acquire);
         if fd >= 0 {
             sys::with_raw_fd(fd, |fd| {
@@ -93,7 +97,7 @@ impl Progress {
     }
 
     fn at(&self, step: u32) {
-        self.step.store(step, Ordering::Release);
+        self.step.store(step, Ordering::SeqCst);
     }
 }
 

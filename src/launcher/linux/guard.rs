@@ -40,9 +40,6 @@ impl Helper {
 /// How long a guard may take to read what waits for it before it counts as dead.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a guard that has been sent SIGKILL is waited for.
-const REAPED_SOON: Duration = Duration::from_millis(100);
-
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     state: Mutex<State>,
@@ -62,6 +59,7 @@ struct State {
 struct Current {
     socket: Arc<OwnedFd>,
     pidfd: Arc<OwnedFd>,
+    pid: i32,
 }
 
 /// The way to one guard.
@@ -184,10 +182,7 @@ impl Guard {
         match self.start(state, runtime) {
             Ok(()) => {
                 if let Some(old) = old {
-                    old.kill();
-                    let _ = sys::poll_within(old.pidfd.as_fd(), libc::POLLIN, REAPED_SOON);
-                    // One that is traced is left to its tracer, a slow one to init.
-                    sys::reap_ended(old.pidfd.as_fd());
+                    old.end(runtime);
                 }
                 Ok(())
             }
@@ -204,9 +199,7 @@ impl Guard {
         let all: Vec<_> = self.captives().values().cloned().collect();
         for process in all {
             if let Err(errno) = tell(&current.socket, &process) {
-                current.kill();
-                let _ = sys::poll_within(current.pidfd.as_fd(), libc::POLLIN, REAPED_SOON);
-                sys::reap_ended(current.pidfd.as_fd());
+                current.end(runtime);
                 return Err((SpawnStep::TellGuard, errno));
             }
         }
@@ -227,6 +220,17 @@ pub(super) struct Watched {
 }
 
 impl Current {
+    /// Ends it, and has it reaped.
+    fn end(self, runtime: &Runtime) {
+        self.kill();
+        let pid = self.pid;
+        // Without a descriptor of its own for the reaper it is left to whoever waits for any child.
+        if let Ok(pidfd) = self.pidfd.try_clone() {
+            let process = Process::unguarded(Made { pid, pidfd });
+            runtime.reap_in_the_background(Arc::new(process));
+        }
+    }
+
     fn kill(&self) {
         let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
     }
@@ -264,7 +268,7 @@ fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
         .collect();
     // SIGCONT: a guard that somebody has stopped is resumed by the launcher's end.
     let request = Request::helper(program.as_raw_fd(), argv, given, libc::SIGCONT);
-    let Made { pidfd, .. } = runtime
+    let Made { pid, pidfd } = runtime
         .spawners()
         .make(request, PATIENCE)
         .map_err(|failed| match failed {
@@ -278,6 +282,7 @@ fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
     Ok(Current {
         socket: Arc::new(ours),
         pidfd: Arc::new(pidfd),
+        pid,
     })
 }
 

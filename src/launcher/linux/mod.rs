@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::stdio::Pipes;
-use super::{CaptiveError, EndedBy, ExitReport, SpawnError};
+use super::{CaptiveError, ExitReport, SpawnError};
 use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
@@ -133,8 +133,8 @@ impl Drop for Handle {
             return;
         }
         if !self.let_go.load(std::sync::atomic::Ordering::Relaxed) {
-            self.process.note(EndedBy::Kill);
-            let _ = sys::pidfd_send_signal(self.process.as_fd(), libc::SIGKILL);
+            // What cannot be signalled is still the guard's to end.
+            let _ = self.process.signal(Signal::KILL);
         }
         self.runtime
             .reap_in_the_background(Arc::clone(&self.process));

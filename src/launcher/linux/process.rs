@@ -72,22 +72,25 @@ impl Process {
         self.outcome.is_known()
     }
 
-    /// Something is about to be sent to end it.
-    pub(super) fn note(&self, by: EndedBy) {
-        self.outcome.note(|ended_by| *ended_by = by.max(*ended_by));
-    }
-
     pub(super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
         // One that has ended is ended by nothing more.
         if sys::poll_within(self.as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true) {
             return Ok(());
         }
-        if signal == Signal::KILL {
-            self.note(EndedBy::Kill);
-        } else if signal.number() != libc::SIGCONT {
-            self.note(EndedBy::Signal);
-        }
-        match sys::pidfd_send_signal(self.as_fd(), signal.number()) {
+        let by = match signal.number() {
+            libc::SIGKILL => EndedBy::Kill,
+            libc::SIGCONT => EndedBy::Itself,
+            _ => EndedBy::Signal,
+        };
+        // Sent under the lock, so that who reaps it then knows.
+        let mut sent = Ok(());
+        self.outcome.note(|ended_by| {
+            sent = sys::pidfd_send_signal(self.as_fd(), signal.number());
+            if sent.is_ok() {
+                *ended_by = by.max(*ended_by);
+            }
+        });
+        match sent {
             // It has ended and been reaped.
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(CaptiveError::Signal {

@@ -37,6 +37,9 @@ const GUARD: u64 = u64::MAX;
 /// else.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// A guard that lives longer than this was not ended by what it was asked to do.
+const LIVES: Duration = Duration::from_secs(2);
+
 /// How often to look at what cannot be waited for, in milliseconds.
 const LOOK_AGAIN: i32 = 100;
 
@@ -103,6 +106,10 @@ struct Thread {
     missing: Option<u64>,
     /// When the last one was started here.
     last_guard: Option<Instant>,
+    /// How long after it the next may be.
+    pause: Duration,
+    /// The set has no room for the guard: it is looked at now and then.
+    guard_unwatched: bool,
 }
 
 impl Thread {
@@ -116,16 +123,19 @@ impl Thread {
             guard: None,
             missing: None,
             last_guard: None,
+            pause: INTERVAL,
+            guard_unwatched: false,
         }
     }
 
     fn run(mut self) {
         loop {
-            let limit = if self.unwatched.is_empty() && self.missing.is_none() {
-                -1
-            } else {
-                LOOK_AGAIN
-            };
+            let limit =
+                if self.unwatched.is_empty() && self.missing.is_none() && !self.guard_unwatched {
+                    -1
+                } else {
+                    LOOK_AGAIN
+                };
             let ready = match sys::epoll_wait_ids::<64>(self.set.as_fd(), limit) {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => continue,
@@ -141,6 +151,9 @@ impl Thread {
             }
             for id in std::mem::take(&mut self.unwatched) {
                 self.reap(id);
+            }
+            if self.guard_unwatched {
+                self.look_at_the_guard();
             }
             if let Some(generation) = self.missing.take() {
                 self.replace_guard(generation);
@@ -183,9 +196,8 @@ impl Thread {
             sys::epoll_remove(self.set.as_fd(), old.socket.as_raw_fd());
         }
         if let Some(new) = watched {
-            // Without room in the set its end is noticed by the next captive that has something to tell.
-            let _ = sys::epoll_add_as(self.set.as_fd(), new.pidfd.as_fd(), GUARD);
-            let _ = sys::epoll_add_as(self.set.as_fd(), new.socket.as_fd(), GUARD);
+            let add = |fd: &OwnedFd| sys::epoll_add_as(self.set.as_fd(), fd.as_fd(), GUARD).is_ok();
+            self.guard_unwatched = !(add(&new.pidfd) && add(&new.socket));
             self.guard = Some(new);
         }
     }
@@ -209,9 +221,9 @@ impl Thread {
 
     /// Starts another guard, now or a little later.
     fn replace_guard(&mut self, generation: u64) {
-        let soon = self
-            .last_guard
-            .is_some_and(|last| last.elapsed() < INTERVAL);
+        // One that did not live long is followed ever more slowly.
+        let lived = self.last_guard.map(|last| last.elapsed());
+        let soon = lived.is_some_and(|lived| lived < self.pause);
         if soon
             || self
                 .runtime
@@ -222,6 +234,10 @@ impl Thread {
             self.missing = Some(generation);
             return;
         }
+        self.pause = match lived {
+            Some(lived) if lived < LIVES => (self.pause * 2).min(LIVES / 10),
+            _ => INTERVAL,
+        };
         self.last_guard = Some(Instant::now());
         self.watch_guard();
     }

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -31,6 +31,9 @@ pub(super) struct Runtime {
 
 /// How often a captive whose guard cannot be told is launched with another guard.
 const GUARD_TRIES: u32 = 3;
+
+/// How long it may take until there is room for a message again.
+const ROOM: Duration = Duration::from_millis(10);
 
 impl Runtime {
     /// The one of the calling process. A forked child has another, since it has none of the threads: no
@@ -103,19 +106,17 @@ impl Runtime {
                 .guard
                 .line(self)
                 .map_err(|(step, errno)| failed(step, errno))?;
-            match self.launch(command, request.with_guard(&line)) {
-                Ok(process) => {
-                    let process = Arc::new(process);
-                    self.guard.note(&process, line.generation());
-                    return Ok((process, pipes));
-                }
+            match self.launch(command, request.with_guard(&line), line.generation()) {
+                Ok(process) => return Ok((process, pipes)),
                 Err(SpawnError::Step {
                     step: SpawnStep::TellGuard,
                     ..
                 }) if tries < GUARD_TRIES => {
                     tries += 1;
                     // It is dead, or reads no more: another one will. Otherwise there was no room just then.
-                    if !line.listens() {
+                    if line.listens() {
+                        std::thread::sleep(ROOM);
+                    } else {
                         // If that fails the next round says so.
                         let _ = self.guard.replace(self, line.generation());
                     }
@@ -126,7 +127,12 @@ impl Runtime {
     }
 
     /// From clone to exec.
-    fn launch(&self, command: &Command, mut request: Request) -> Result<Process, SpawnError> {
+    fn launch(
+        &self,
+        command: &Command,
+        mut request: Request,
+        generation: u64,
+    ) -> Result<Arc<Process>, SpawnError> {
         let message = request.message();
         let stage = request.take_stage();
         let deadline = Instant::now().checked_add(command.spawn_timeout);
@@ -140,12 +146,14 @@ impl Runtime {
                 return Err(error);
             }
         };
-        let process = Process::new(pid, pidfd, message);
+        let process = Arc::new(Process::new(pid, pidfd, message));
+        // Before the stage, which may take its time: another guard is to be told of it.
+        self.guard.note(&process, generation);
         if let Some(stage) = &stage {
             if let Err(error) = stage::follow(stage, command, deadline) {
                 // Its own child, and nobody else has a handle on it.
                 let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
-                self.reap_in_the_background(Arc::new(process));
+                self.reap_in_the_background(process);
                 return Err(error);
             }
         }

@@ -266,6 +266,9 @@ impl Guard {
     /// that one of all, and ends this one, which guards what it can until then.
     fn refuse(&mut self) {
         let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0);
+        // Not only closed: a fork of the launcher may have a copy of this end.
+        const SHUT_RDWR: usize = 2;
+        let _ = plain(sys::SHUTDOWN, [int(GUARD_SOCKET), SHUT_RDWR, 0, 0, 0, 0]);
         sys::close(GUARD_SOCKET);
     }
 
@@ -308,11 +311,16 @@ impl Guard {
         let began = sys::now();
         for entry in self.table.entries() {
             if entry.pidfd >= 0 && entry.message.order == order {
-                sys::pidfd_send_signal(entry.pidfd, entry.message.signal);
+                let sent = sys::pidfd_send_signal(entry.pidfd, entry.message.signal);
+                if sent == Err(sys::ESRCH) {
+                    // One that could not be watched, and has ended.
+                    sys::close(core::mem::replace(&mut entry.pidfd, -1));
+                    continue;
+                }
                 entry.killed = entry.message.signal == sys::SIGKILL;
                 if !entry.killed {
                     // A stopped one acts on no other signal.
-                    sys::pidfd_send_signal(entry.pidfd, sys::SIGCONT);
+                    let _ = sys::pidfd_send_signal(entry.pidfd, sys::SIGCONT);
                 }
             }
         }
@@ -333,7 +341,7 @@ impl Guard {
                 }
                 let deadline = began.saturating_add(entry.message.grace);
                 if now >= deadline {
-                    sys::pidfd_send_signal(entry.pidfd, sys::SIGKILL);
+                    let _ = sys::pidfd_send_signal(entry.pidfd, sys::SIGKILL);
                     entry.killed = true;
                     kill_began = now;
                 } else {

@@ -102,6 +102,7 @@ numbers! {
     WRITE 1 64
     FCNTL 72 25
     SETSID 112 157
+    SHUTDOWN 48 210
     PRCTL 157 167
     MREMAP 25 216
     MMAP 9 222
@@ -153,8 +154,8 @@ pub fn close(fd: i32) {
     let _ = plain(CLOSE, [int(fd), 0, 0, 0, 0, 0]);
 }
 
-pub fn pidfd_send_signal(pidfd: i32, signal: i32) {
-    let _ = plain(PIDFD_SEND_SIGNAL, [int(pidfd), int(signal), 0, 0, 0, 0]);
+pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Result<(), i32> {
+    plain(PIDFD_SEND_SIGNAL, [int(pidfd), int(signal), 0, 0, 0, 0]).map(drop)
 }
 
 pub fn set_close_on_exec(fd: i32) -> Result<(), i32> {
