@@ -31,8 +31,9 @@
 //!
 //! # What this crate does not do
 //!
-//! It does not follow a process that the captive itself started; it does not wake a stopped, frozen or traced process; and a process that may signal any
-//! other may always end the watcher too. Each part says what it does not cover.
+//! It does not follow a process that the captive itself started; it does not wake a stopped, frozen or
+//! traced process; and a process that may signal any other may always end the watcher too. Each part
+//! says what it does not cover.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 

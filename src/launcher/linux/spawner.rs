@@ -172,21 +172,18 @@ fn serve(own: &Arc<Slot<Job>>, idle: &Idle) {
         let made = make(&mut stack, &mut request, &progress);
         // The pipe of a stage ends here too.
         drop(request);
-        if claim.settle(Settled::Answered) {
-            // Idle first: who gets the answer may ask again at once.
-            idle.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(Arc::clone(own));
-            answer.put(made);
-            continue;
-        }
-        if let Ok(made) = made {
+        let wanted = claim.settle(Settled::Answered);
+        if let (false, Ok(made)) = (wanted, &made) {
             let _ = sys::pidfd_send_signal(made.pidfd.as_fd(), libc::SIGKILL);
             sys::reap_pidfd(made.pidfd.as_fd());
         }
+        // Idle before the answer: who gets it may ask again at once.
         idle.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Arc::clone(own));
+        if wanted {
+            answer.put(made);
+        }
     }
 }
 

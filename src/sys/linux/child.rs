@@ -2,7 +2,7 @@
 //! kernel about it afterwards.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -290,24 +290,6 @@ pub(crate) fn epoll_remove(set: BorrowedFd<'_>, fd: RawFd) {
         libc::SYS_epoll_ctl,
         [fd_arg(set), delete, int_arg(fd), 0, 0, 0],
     );
-}
-
-/// Adds a descriptor to a set with a number of the caller's choice, to be told when it is readable.
-pub(crate) fn epoll_add_as(set: BorrowedFd<'_>, fd: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
-    let event = libc::epoll_event {
-        events: libc::EPOLLIN as u32,
-        u64: id,
-    };
-    let add = int_arg(libc::EPOLL_CTL_ADD);
-    let place = (&raw const event) as usize;
-    // SAFETY: the kernel reads one epoll_event, which outlives the call.
-    unsafe {
-        syscall(
-            libc::SYS_epoll_ctl,
-            [fd_arg(set), add, int_arg(fd.as_raw_fd()), place, 0, 0],
-        )
-    }
-    .map(drop)
 }
 
 /// Waits for a set without limit; the numbers of what is ready, at most as many as there is room for.

@@ -54,9 +54,19 @@ pub(crate) fn epoll() -> Result<OwnedFd, Errno> {
 /// epoll_ctl(2): ENOSPC at fs.epoll.max_user_watches, EPERM for a file that cannot be waited for.
 #[doc(alias = "epoll_ctl")]
 pub(crate) fn epoll_add(set: BorrowedFd<'_>, fd: RawFd, events: i32) -> Result<(), Errno> {
+    epoll_add_event(set, fd, events, fd as u64)
+}
+
+/// As [`epoll_add`], to be told with a number of the caller's choice when it is readable.
+#[cfg(feature = "launcher")]
+pub(crate) fn epoll_add_as(set: BorrowedFd<'_>, fd: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
+    epoll_add_event(set, fd.as_raw_fd(), libc::EPOLLIN, id)
+}
+
+fn epoll_add_event(set: BorrowedFd<'_>, fd: RawFd, events: i32, id: u64) -> Result<(), Errno> {
     let event = libc::epoll_event {
         events: events as u32,
-        u64: fd as u64,
+        u64: id,
     };
     let place = &raw const event as usize;
     let add = int_arg(libc::EPOLL_CTL_ADD);
