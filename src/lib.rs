@@ -61,5 +61,5 @@ pub use error::Error;
 pub use exit_with_parent::exit_with_parent;
 #[cfg(feature = "launcher")]
 #[cfg_attr(docsrs, doc(cfg(feature = "launcher")))]
-pub use launcher::{Captive, Command};
+pub use launcher::{Captive, Command, Containment};
 pub use run_with::RunWith;

@@ -8,7 +8,7 @@ use std::process::{ChildStderr, ChildStdin, ChildStdout, Output};
 use std::time::{Duration, Instant};
 
 use super::stdio::Pipes;
-use super::{CaptiveError, ExitReport, ExitStatus, platform};
+use super::{CaptiveError, Containment, ExitReport, ExitStatus, platform};
 use crate::sys::signal::Signal;
 
 /// A process that ends when its launcher does, or when this is dropped.
@@ -80,6 +80,21 @@ impl Captive {
     pub fn wait_timeout(&self, limit: Duration) -> Result<Option<ExitReport>, CaptiveError> {
         // A limit beyond the clock is none.
         self.wait_until(Instant::now().checked_add(limit))
+    }
+
+    /// By which mechanism its tree is contained: never [`Containment::Tree`], but the one that was chosen for it.
+    pub fn containment(&self) -> Containment {
+        self.handle.containment()
+    }
+
+    /// Waits until it has ended and nothing is left of its tree, at most `limit`; whether it is so. Without a tree
+    /// ([`Containment::Process`]) only for its own end.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_tree(&self, limit: Duration) -> Result<bool, CaptiveError> {
+        let deadline = Instant::now().checked_add(limit);
+        Ok(self.wait_until(deadline)?.is_some() && self.handle.wait_tree(deadline))
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitReport>, CaptiveError> {

@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use super::platform;
-use super::{Captive, CaptiveError, ExitReport, SpawnError, Stdio};
+use super::{Captive, CaptiveError, Containment, ExitReport, SpawnError, Stdio};
 use crate::RunWith;
 use crate::sys::signal::Signal;
 
@@ -117,6 +117,8 @@ pub struct Command {
     pub(super) order: u32,
     pub(super) detachable: bool,
     pub(super) spawn_timeout: Duration,
+    pub(super) containment: Containment,
+    pub(super) cgroup: Option<PathBuf>,
 }
 
 impl Command {
@@ -149,6 +151,8 @@ impl Command {
             order: 0,
             detachable: false,
             spawn_timeout: Duration::from_secs(10),
+            containment: Containment::Process,
+            cgroup: None,
         }
     }
 
@@ -328,6 +332,21 @@ impl Command {
         self
     }
 
+    /// What ends with the captive: [`Containment::Process`], itself alone, by default.
+    pub fn containment(&mut self, containment: Containment) -> &mut Self {
+        self.containment = containment;
+        self
+    }
+
+    /// The cgroup (version 2), by its directory, below which the captive gets one of its own, of which it is the only
+    /// process with its descendants: one that the caller has made, with limits perhaps, or that has been delegated
+    /// to it. Without this it is the launcher's own cgroup, if the containment wants one at all. With it, every
+    /// containment of a tree does, and the captive is in both. The caller's own directory is not removed.
+    pub fn cgroup(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.cgroup = Some(directory.as_ref().to_owned());
+        self
+    }
+
     /// How long the way to exec may take; 10 s by default.
     pub fn spawn_timeout(&mut self, limit: Duration) -> &mut Self {
         self.spawn_timeout = limit;
@@ -369,6 +388,11 @@ impl Command {
         captive
             .wait()
             .map_err(|error: CaptiveError| std::io::Error::other(error))
+    }
+
+    /// Whether it may outlive the launcher's end, if only a little.
+    pub(super) fn ends_gracefully(&self) -> bool {
+        self.detachable || self.order != 0 || self.launcher_exit != LauncherExit::Kill
     }
 
     fn spawn_with(&self, defaults: &Defaults) -> Result<Captive, SpawnError> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::captive::Stuck;
 use super::command::Resource;
+use super::containment::ContainmentError;
 use crate::run_with::{PrepareError, Step};
 
 /// Why there is no captive. Nothing of it is left: a child that was made has been killed and reaped
@@ -24,6 +25,8 @@ pub enum SpawnError {
         /// What is wrong.
         what: String,
     },
+    /// It cannot be contained as asked.
+    Containment(ContainmentError),
     /// The options of [`run_with`](super::Command::run_with) cannot be prepared.
     Prepare(PrepareError),
     /// A step failed.
@@ -63,6 +66,7 @@ impl fmt::Display for SpawnError {
             Self::Invalid { program, what } => {
                 write!(f, "launching {}: {what}", Path::new(program).display())
             }
+            Self::Containment(error) => error.fmt(f),
             Self::Prepare(error) => error.fmt(f),
             Self::Step { program, step, .. } => {
                 write!(
@@ -88,6 +92,7 @@ impl std::error::Error for SpawnError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Step { errno, .. } => Some(errno),
+            Self::Containment(error) => error.source(),
             Self::Prepare(error) => error.source(),
             _ => None,
         }
@@ -108,6 +113,10 @@ pub enum SpawnStep {
     StartThread,
     /// clone(2).
     Clone,
+    /// Entering the PID namespace, and being born there; setns(2).
+    EnterNamespace,
+    /// Moving into the cgroup; cgroups(7), `cgroup.procs`.
+    EnterCgroup,
     /// The parent-death signal, and a look at the parent.
     ParentDeathSignal,
     /// Opening the child's pidfd; pidfd_open(2).
@@ -148,6 +157,8 @@ impl fmt::Display for SpawnStep {
             Self::StartGuard => f.write_str("starting the guard"),
             Self::StartThread => f.write_str("starting a thread"),
             Self::Clone => f.write_str("clone"),
+            Self::EnterNamespace => f.write_str("entering the PID namespace"),
+            Self::EnterCgroup => f.write_str("entering the cgroup"),
             Self::ParentDeathSignal => f.write_str("arming the parent-death signal"),
             Self::OpenPidfd => f.write_str("pidfd_open"),
             Self::TellGuard => f.write_str("telling the guard"),

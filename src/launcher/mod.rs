@@ -76,6 +76,7 @@
 
 mod captive;
 mod command;
+mod containment;
 mod error;
 mod exit;
 mod stdio;
@@ -92,6 +93,7 @@ cfg_if::cfg_if! {
 
 pub use captive::{Captive, Stuck};
 pub use command::{Command, LauncherExit, Resource};
+pub use containment::{Containment, ContainmentError, Missing};
 pub use error::{CaptiveError, SpawnError, SpawnStep};
 pub use exit::{EndedBy, ExitReport, ExitStatus, Usage};
 pub use stdio::Stdio;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::stdio::Pipes;
-use super::{CaptiveError, ExitReport, SpawnError};
+use super::{CaptiveError, Containment, ExitReport, SpawnError};
 use crate::sys::signal::Signal;
 
 /// There is none.
@@ -47,6 +47,14 @@ impl Handle {
     }
 
     pub(super) fn signal(&self, _signal: Signal) -> Result<(), CaptiveError> {
+        match *self {}
+    }
+
+    pub(super) fn containment(&self) -> Containment {
+        match *self {}
+    }
+
+    pub(super) fn wait_tree(&self, _deadline: Option<Instant>) -> bool {
         match *self {}
     }
 

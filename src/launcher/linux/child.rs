@@ -3,7 +3,10 @@
 //!
 //! The order, and why each step stands where it does:
 //!
-//! 1. the parent-death signal, and a look at the parent: from here on the launcher's death is ours.
+//! 0. for a PID namespace, in a process that only enters it: what it makes is born there, as a child of the
+//!    launcher.
+//! 1. the parent-death signal, and a look at the parent: from here on the launcher's death is ours. The cgroup, if
+//!    it was not born there.
 //! 2. the guard is told, before anything that can stall or that the user wrote.
 //! 3. session, process group, terminal; network namespace; descriptors.
 //! 4. umask, nice, working directory: with the launcher's rights.
@@ -17,9 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use nix::errno::Errno;
 
 use super::super::SpawnStep;
-use super::protocol::Message;
 use super::request::{Given, Names, Program, Request};
-use crate::sys::linux::{self as sys, Never};
+use crate::sys::linux::{self as sys, GuardedStack, Half, Never};
 
 /// Where the child is, in memory that both see.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Progress {
     pidfd: AtomicI32,
     /// Nobody waits for it any more.
     abandoned: AtomicBool,
+    /// The pid of the child that was made in a namespace, once that has executed its program or ended.
+    entered: AtomicI32,
 }
 
 impl Default for Progress {
@@ -41,6 +45,7 @@ impl Default for Progress {
             errno: AtomicI32::new(0),
             pidfd: AtomicI32::new(-1),
             abandoned: AtomicBool::new(false),
+            entered: AtomicI32::new(0),
         }
     }
 }
@@ -85,7 +90,7 @@ impl Progress {
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::SeqCst);
         // One that has not begun will see the word; and a clone that failed may have left a number.
-        if self.step() == CLONE {
+        if [CLONE, ENTER].contains(&self.step()) {
             return;
         }
         let fd: RawFd = self.pidfd.load(Ordering::Acquire);
@@ -94,6 +99,16 @@ impl Progress {
                 let _ = sys::pidfd_send_signal(fd, libc::SIGKILL);
             });
         }
+    }
+
+    /// The pid of the child in a namespace, unless who made it was killed meanwhile.
+    pub(super) fn entered(&self) -> Option<i32> {
+        Some(self.entered.load(Ordering::Acquire)).filter(|pid| *pid > 0)
+    }
+
+    /// Whether that child had begun.
+    pub(super) fn has_begun(&self) -> bool {
+        ![CLONE, ENTER].contains(&self.step())
     }
 
     fn at(&self, step: u32) {
@@ -116,6 +131,8 @@ const DIRECTORY: u32 = 11;
 const SIGNALS: u32 = 12;
 const EXEC: u32 = 13;
 const PIDFD: u32 = 14;
+const ENTER: u32 = 15;
+const CGROUP: u32 = 16;
 
 /// A step of which there are several.
 fn nth(step: u32, index: usize) -> u32 {
@@ -128,6 +145,8 @@ pub(super) fn step_of(code: u32, names: &Names) -> SpawnStep {
     match code & 0xff {
         PARENT => SpawnStep::ParentDeathSignal,
         PIDFD => SpawnStep::OpenPidfd,
+        ENTER => SpawnStep::EnterNamespace,
+        CGROUP => SpawnStep::EnterCgroup,
         GUARD => SpawnStep::TellGuard,
         SESSION => SpawnStep::NewSession,
         GROUP => SpawnStep::ProcessGroup(names.group),
@@ -147,20 +166,77 @@ pub(super) fn step_of(code: u32, names: &Names) -> SpawnStep {
     }
 }
 
+/// Makes the child that the request describes: by a spawner thread, or by [`enter`]. Its pid.
+pub(super) fn make(
+    stack: &GuardedStack,
+    half: Half,
+    sibling: bool,
+    request: &mut Request,
+    progress: &Progress,
+) -> Result<i32, Errno> {
+    let parent = if sibling { libc::CLONE_PARENT } else { 0 };
+    let flags = request.flags | u64::from(parent.unsigned_abs());
+    let cgroup = request.cgroup;
+    let born = |request: &mut Request, cgroup| {
+        sys::clone_child(stack, half, flags, cgroup, progress.pidfd(), || {
+            run(request, progress)
+        })
+    };
+    match born(request, cgroup) {
+        // A filter that does not know clone3, or a kernel that does not know the flag.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL | Errno::E2BIG) if cgroup.is_some() => {
+            request.joins_cgroup = true;
+            born(request, None)
+        }
+        answer => answer,
+    }
+}
+
+/// A process that enters a PID namespace, which only its children are in; it makes the child there, as a child of
+/// the launcher's, and ends when that has executed its program. It shares the launcher's descriptors, so that the
+/// child's pidfd is the launcher's.
+pub(super) fn enter(stack: &GuardedStack, request: &mut Request, progress: &Progress) -> Never {
+    progress.at(ENTER);
+    let made = go_there(request).and_then(|()| make(stack, Half::Lower, true, request, progress));
+    match made {
+        Ok(pid) => progress.entered.store(pid, Ordering::Release),
+        Err(errno) => progress.errno.store(number_of(errno), Ordering::Release),
+    }
+    sys::exit_group(0)
+}
+
+fn go_there(request: &Request) -> Result<(), Errno> {
+    sys::set_parent_death_signal(libc::SIGKILL)?;
+    if sys::getppid() != request.launcher {
+        return Err(Errno::ESRCH);
+    }
+    // A group's number means nothing there, and is inherited.
+    if let Some(group) = request.group.filter(|group| *group != 0) {
+        sys::set_process_group(group)?;
+    }
+    match request.namespace {
+        Some((init, user)) => sys::enter_namespaces(init, user),
+        None => Ok(()),
+    }
+}
+
+/// 0 stands for no failure; an errno that nix does not know comes as one.
+fn number_of(errno: Errno) -> i32 {
+    match errno as i32 {
+        0 => libc::EIO,
+        errno => errno,
+    }
+}
+
 /// The child's life up to its exec.
-pub(super) fn run(request: &mut Request, progress: &Progress) -> Never {
+fn run(request: &mut Request, progress: &Progress) -> Never {
     let errno = if let Err(errno) = prepare(request, progress) {
         errno
     } else {
         progress.at(EXEC);
         exec(request, progress)
     };
-    // 0 stands for no failure; an errno that nix does not know comes as one.
-    let errno = match errno as i32 {
-        0 => libc::EIO,
-        errno => errno,
-    };
-    progress.errno.store(errno, Ordering::Release);
+    progress.errno.store(number_of(errno), Ordering::Release);
     sys::exit_group(127)
 }
 
@@ -176,8 +252,12 @@ fn prepare(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
     };
     sys::set_parent_death_signal(early)?;
     look_at_the_parent(request)?;
+    if let (true, Some(cgroup)) = (request.joins_cgroup, request.cgroup) {
+        progress.at(CGROUP);
+        sys::join_cgroup(cgroup)?;
+    }
     if let Some(socket) = request.guard_socket {
-        tell_guard(socket, &request.message, progress)?;
+        tell_guard(socket, request, progress)?;
         progress.at(PARENT);
         if early != request.parent_death_signal {
             sys::set_parent_death_signal(request.parent_death_signal)?;
@@ -187,7 +267,11 @@ fn prepare(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
         progress.at(SESSION);
         sys::setsid()?;
     }
-    if let Some(group) = request.group {
+    // In a namespace a group has no number, and was joined before.
+    let group = request
+        .group
+        .filter(|group| *group == 0 || request.namespace.is_none());
+    if let Some(group) = group {
         progress.at(GROUP);
         sys::set_process_group(group)?;
     }
@@ -221,7 +305,7 @@ fn prepare(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
 
 /// A launcher that died before the parent-death signal was set has not sent it.
 fn look_at_the_parent(request: &Request) -> Result<(), Errno> {
-    if sys::getppid() == request.launcher {
+    if sys::getppid() == request.parent {
         Ok(())
     } else {
         Err(Errno::ESRCH)
@@ -229,13 +313,20 @@ fn look_at_the_parent(request: &Request) -> Result<(), Errno> {
 }
 
 /// Our own pidfd, for the guard to keep. In a table of our own, and closed with what nobody gave us.
-fn tell_guard(socket: RawFd, message: &Message, progress: &Progress) -> Result<(), Errno> {
+fn tell_guard(socket: RawFd, request: &Request, progress: &Progress) -> Result<(), Errno> {
     progress.at(PIDFD);
     let own = sys::pidfd_open(sys::getpid())?;
     let own = std::mem::ManuallyDrop::new(own);
     let own = std::os::fd::AsRawFd::as_raw_fd(&*own);
     progress.at(GUARD);
-    sys::send_with_fd(socket, message.as_bytes(), Some(own))
+    let mut fds = [own; sys::MOST_SENT];
+    let mut count = 1;
+    for (place, fd) in fds.iter_mut().skip(1).zip(&request.tree_fds) {
+        *place = *fd;
+        count += 1;
+    }
+    let fds = fds.get(..count).unwrap_or_default();
+    sys::send_with_fds(socket, request.message.as_bytes(), fds)
 }
 
 /// Puts each descriptor under its number, and closes all others: a child that stalls later must not keep

@@ -142,7 +142,7 @@ impl Guard {
             ..process.message()
         };
         let sent = match &state.current {
-            Some(current) => send(&current.socket, &message, None),
+            Some(current) => send(&current.socket, &message, &[]),
             None => Ok(()),
         };
         if sent.is_ok() {
@@ -275,7 +275,7 @@ fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
             NotMade::Step(_, errno) => (SpawnStep::StartGuard, errno),
             NotMade::Stalled(..) => (SpawnStep::StartGuard, Errno::ETIMEDOUT),
             NotMade::Late(made, _) => {
-                runtime.reap_in_the_background(Arc::new(Process::unguarded(made)));
+                runtime.reap_made(made);
                 (SpawnStep::StartGuard, Errno::ETIMEDOUT)
             }
         })?;
@@ -287,18 +287,21 @@ fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
 }
 
 fn tell(socket: &OwnedFd, process: &Process) -> Result<(), Errno> {
-    send(
-        socket,
-        &process.message(),
-        Some(process.as_fd().as_raw_fd()),
-    )
+    let mut fds = vec![process.as_fd().as_raw_fd()];
+    fds.extend(
+        process
+            .tree()
+            .into_iter()
+            .flat_map(|tree| tree.descriptors()),
+    );
+    send(socket, &process.message(), &fds)
 }
 
 /// Sends, and waits for room if there is none, but not for ever.
-fn send(socket: &OwnedFd, message: &Message, fd: Option<RawFd>) -> Result<(), Errno> {
+fn send(socket: &OwnedFd, message: &Message, fds: &[RawFd]) -> Result<(), Errno> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match sys::send_with_fd(socket.as_raw_fd(), message.as_bytes(), fd) {
+        match sys::send_with_fds(socket.as_raw_fd(), message.as_bytes(), fds) {
             // A full queue; or as many descriptors under way as the user may have.
             Err(errno @ (Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::EINTR)) => {
                 if Instant::now() >= deadline {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::stdio::Pipes;
-use super::{CaptiveError, ExitReport, SpawnError};
+use super::{CaptiveError, Containment, ExitReport, SpawnError};
 use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
@@ -34,6 +34,7 @@ mod slot;
 mod spawner;
 mod stage;
 mod stuck;
+mod tree;
 
 use process::Process;
 use runtime::Runtime;
@@ -50,6 +51,9 @@ pub(super) fn spawn(command: &Command, defaults: &Defaults) -> Result<(Handle, P
     let runtime = Runtime::of_this_process();
     let (process, pipes) = runtime.spawn(command, defaults)?;
     let handle = Handle {
+        containment: process
+            .tree()
+            .map_or(command.containment, |tree| tree.containment()),
         process,
         runtime,
         let_go: false.into(),
@@ -62,6 +66,7 @@ pub(super) fn spawn(command: &Command, defaults: &Defaults) -> Result<(Handle, P
 pub(super) struct Handle {
     process: Arc<Process>,
     runtime: &'static Runtime,
+    containment: Containment,
     let_go: std::sync::atomic::AtomicBool,
 }
 
@@ -108,6 +113,16 @@ impl Handle {
     pub(super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
         self.check_owner()?;
         self.process.signal(signal)
+    }
+
+    pub(super) fn containment(&self) -> Containment {
+        self.containment
+    }
+
+    pub(super) fn wait_tree(&self, deadline: Option<Instant>) -> bool {
+        self.process
+            .tree()
+            .is_none_or(|tree| tree.wait_empty(deadline))
     }
 
     pub(super) fn resume(&self) {

@@ -1,6 +1,7 @@
 //! A captive's process: its pidfd, and how it ended once it has.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::super::{CaptiveError, EndedBy, ExitReport, ExitStatus, Usage};
 use super::outcome::Outcome;
 use super::protocol::Message;
 use super::spawner::Made;
+use super::tree::Tree;
 use crate::sys::linux::{self as sys, Reaped};
 use crate::sys::signal::Signal;
 
@@ -23,6 +25,8 @@ pub(super) struct Process {
     pid: i32,
     pidfd: OwnedFd,
     message: Message,
+    /// What ends with it.
+    tree: Option<Arc<Tree>>,
     /// What has been sent to end it; how it ended.
     outcome: Outcome<EndedBy, ExitReport>,
 }
@@ -34,12 +38,14 @@ impl AsFd for Process {
 }
 
 impl Process {
-    pub(super) fn new(pid: i32, pidfd: OwnedFd, message: Message) -> Self {
+    pub(super) fn new(made: Made, message: Message, tree: Option<Arc<Tree>>) -> Self {
+        let Made { pid, pidfd } = made;
         Self {
             id: message.id,
             pid,
             pidfd,
             message,
+            tree,
             outcome: Outcome::new(EndedBy::Itself),
         }
     }
@@ -52,7 +58,7 @@ impl Process {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             ..Message::default()
         };
-        Self::new(made.pid, made.pidfd, message)
+        Self::new(made, message, None)
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -61,6 +67,10 @@ impl Process {
 
     pub(super) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    pub(super) fn tree(&self) -> Option<&Arc<Tree>> {
+        self.tree.as_ref()
     }
 
     /// What the guard was told of it.

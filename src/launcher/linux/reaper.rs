@@ -11,6 +11,7 @@ use super::guard::Watched;
 use super::news::News;
 use super::process::Process;
 use super::runtime::Runtime;
+use super::tree::{self, Cgroup, Events, Tree};
 use crate::sys::linux as sys;
 
 #[derive(Debug)]
@@ -27,11 +28,19 @@ enum New {
     Process(Arc<Process>),
     /// There is another guard.
     Guard,
+    /// A tree that is to end, or one that has been let go: to be removed when it is empty.
+    Tree(Arc<Tree>),
 }
 
 /// Numbers in the set that are no captive's.
 const WAKE: u64 = 0;
 const GUARD: u64 = u64::MAX;
+
+/// Numbers from here on are trees'; processes count up from 1, and from `1 << 63`.
+const TREES: u64 = 1 << 62;
+
+/// How often a tree is looked for that only a walk finds.
+const MOST_LOOKS: u32 = 100;
 
 /// How long after a guard another is started: whoever kills them all does not make this thread do nothing
 /// else.
@@ -78,6 +87,11 @@ impl Reaper {
         self.tell(New::Process(process));
     }
 
+    /// Takes over a tree whose main process has ended, or that has been let go.
+    pub(super) fn take_tree(&self, tree: Arc<Tree>) {
+        self.tell(New::Tree(tree));
+    }
+
     /// There is another guard.
     pub(super) fn look_at_the_guard(&self) {
         self.tell(New::Guard);
@@ -93,6 +107,13 @@ impl Reaper {
     }
 }
 
+/// A tree that is to end, or has been let go.
+struct Dying {
+    tree: Arc<Tree>,
+    events: Option<Events>,
+    looks: u32,
+}
+
 struct Thread {
     runtime: &'static Runtime,
     set: OwnedFd,
@@ -101,6 +122,10 @@ struct Thread {
     /// Those of which the set says nothing useful: for want of room there (fs.epoll.max_user_watches), or
     /// because they have ended and a tracer has not let go of them.
     unwatched: Vec<u64>,
+    /// Trees that are not empty yet, and what tells of it for those that are cgroups.
+    trees: HashMap<u64, Dying>,
+    /// The number of the next one.
+    next_tree: u64,
     guard: Option<Watched>,
     /// A guard of this generation has ended, and there is no other yet.
     missing: Option<u64>,
@@ -120,6 +145,8 @@ impl Thread {
             wake,
             processes: HashMap::new(),
             unwatched: Vec::new(),
+            trees: HashMap::new(),
+            next_tree: TREES,
             guard: None,
             missing: None,
             last_guard: None,
@@ -129,13 +156,19 @@ impl Thread {
     }
 
     fn run(mut self) {
+        // What launchers before this one have left.
+        tree::sweep_own();
         loop {
-            let limit =
-                if self.unwatched.is_empty() && self.missing.is_none() && !self.guard_unwatched {
-                    -1
-                } else {
-                    LOOK_AGAIN
-                };
+            let blind = self.trees.values().any(|dying| dying.events.is_none());
+            let limit = if self.unwatched.is_empty()
+                && self.missing.is_none()
+                && !self.guard_unwatched
+                && !blind
+            {
+                -1
+            } else {
+                LOOK_AGAIN
+            };
             let ready = match sys::epoll_wait_ids::<64>(self.set.as_fd(), limit) {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => continue,
@@ -146,11 +179,18 @@ impl Thread {
                 match id {
                     WAKE => self.take_news(),
                     GUARD => self.look_at_the_guard(),
+                    id if id & TREES != 0 => self.look_at_a_tree(id),
                     id => self.reap(id),
                 }
             }
             for id in std::mem::take(&mut self.unwatched) {
                 self.reap(id);
+            }
+            if blind {
+                let ids: Vec<_> = self.trees.keys().copied().collect();
+                for id in ids {
+                    self.look_at_a_tree(id);
+                }
             }
             if self.guard_unwatched {
                 self.look_at_the_guard();
@@ -172,6 +212,7 @@ impl Thread {
             match new {
                 New::Process(process) => self.watch(process),
                 New::Guard => self.watch_guard(),
+                New::Tree(tree) => self.watch_tree(tree),
             }
         }
     }
@@ -182,6 +223,49 @@ impl Thread {
         self.processes.insert(id, process);
         if added.is_err() {
             self.unwatched.push(id);
+        }
+    }
+
+    fn watch_tree(&mut self, tree: Arc<Tree>) {
+        let id = self.next_tree;
+        self.next_tree += 1;
+        let mut events = tree.cgroup().and_then(Cgroup::events);
+        if let Some(fd) = &events {
+            if sys::epoll_add_changes(self.set.as_fd(), fd.as_fd(), id).is_err() {
+                events = None;
+            }
+        }
+        let looks = 0;
+        let dying = Dying {
+            tree,
+            events,
+            looks,
+        };
+        self.trees.insert(id, dying);
+        self.look_at_a_tree(id);
+    }
+
+    /// Ends it, unless it has been let go, and removes it if it is empty.
+    fn look_at_a_tree(&mut self, id: u64) {
+        let Some(dying) = self.trees.get_mut(&id) else {
+            return;
+        };
+        let tree = &dying.tree;
+        if !tree.is_let_go() {
+            tree.end();
+        }
+        dying.looks += 1;
+        let empty = match &dying.events {
+            Some(events) => events.say_empty(),
+            None => tree.is_empty(),
+        };
+        // What a walk may not end it will not end later either.
+        if empty || (tree.is_marked() && dying.looks > MOST_LOOKS) {
+            tree.remove();
+            if let Some(events) = &dying.events {
+                sys::epoll_remove(self.set.as_fd(), events.as_fd().as_raw_fd());
+            }
+            self.trees.remove(&id);
         }
     }
 

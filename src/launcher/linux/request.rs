@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use nix::fcntl::OFlag;
 
 use super::super::command::{Command, Defaults, LauncherExit, Resource};
 use super::super::stdio::{Pipes, Stdio};
-use super::super::{SpawnError, SpawnStep};
+use super::super::{Containment, SpawnError, SpawnStep};
 use super::guard::{Helper, Line};
 use super::protocol::{ADD, Message};
 use super::stage::{self, Stage};
+use super::tree::Tree;
 use crate::run_with::Plan;
 use crate::sys::linux::{self as sys, StringArray};
 use crate::sys::signal::Signal;
@@ -52,11 +53,24 @@ pub(super) struct Given {
 /// What the child is to do.
 #[derive(Debug)]
 pub(super) struct Request {
+    /// The launcher's pid.
     pub(super) launcher: i32,
+    /// What getppid(2) answers while the launcher lives: its pid, or 0 from within another PID namespace.
+    pub(super) parent: i32,
     /// The second line; 0 for none.
     pub(super) parent_death_signal: i32,
     pub(super) guard_socket: Option<RawFd>,
     pub(super) message: Message,
+    /// What the guard gets of the tree.
+    pub(super) tree_fds: Vec<RawFd>,
+    /// Flags for its clone: CLONE_NEWPID and CLONE_NEWUSER for an init, CLONE_PIDFD_AUTOKILL.
+    pub(super) flags: u64,
+    /// The pidfd of the init whose PID namespace is its own, and whether to enter that one's user namespace.
+    pub(super) namespace: Option<(RawFd, bool)>,
+    /// The cgroup that it belongs to.
+    pub(super) cgroup: Option<RawFd>,
+    /// It is to move there itself.
+    pub(super) joins_cgroup: bool,
     pub(super) session: bool,
     pub(super) group: Option<i32>,
     pub(super) terminal: Option<RawFd>,
@@ -76,6 +90,7 @@ pub(super) struct Request {
     stage: Option<Stage>,
     /// Kept open until the child has them.
     held: Vec<OwnedFd>,
+    tree: Option<Arc<Tree>>,
     guard: Option<Arc<OwnedFd>>,
 }
 
@@ -114,6 +129,7 @@ impl Request {
         defaults: &Defaults,
         id: u64,
         helper: &Helper,
+        tree: Option<&Arc<Tree>>,
     ) -> Result<Prepared, SpawnError> {
         let plan = plan(command)?;
         let mut held = Vec::new();
@@ -135,7 +151,23 @@ impl Request {
         } else {
             launcher_signal.number()
         };
+        let (tree_bits, name) = tree.map_or((0, 0), |tree| tree.for_message());
+        let namespace = tree.and_then(|tree| tree.namespace());
+        let namespace = namespace
+            .map(|namespace| (namespace.init().as_fd().as_raw_fd(), namespace.is_of_user()));
+        let cgroup = tree.and_then(|tree| tree.cgroup());
+        let autokill = command.containment == Containment::PidfdAutokill;
         let mut request = Self {
+            parent: if namespace.is_some() {
+                0
+            } else {
+                sys::getpid()
+            },
+            tree_fds: tree.map(|tree| tree.descriptors()).unwrap_or_default(),
+            flags: if autokill { sys::CLONE_AUTOKILL } else { 0 },
+            namespace,
+            cgroup: cgroup.map(|cgroup| cgroup.as_fd().as_raw_fd()),
+            tree: tree.cloned(),
             parent_death_signal: second_line,
             message: Message {
                 id,
@@ -143,7 +175,8 @@ impl Request {
                 kind: ADD,
                 signal: launcher_signal.number(),
                 order: command.order,
-                reserved: 0,
+                tree: tree_bits,
+                name,
             },
             session: command.session,
             group: command.process_group,
@@ -174,7 +207,7 @@ impl Request {
                     .collect(),
             },
             held,
-            ..Self::bare(program(command)?, descriptors)
+            ..Self::bare(program(command, tree)?, descriptors)
         };
         if !plan.steps().is_empty() {
             stage::insert(&mut request, plan, command, helper)?;
@@ -206,11 +239,28 @@ impl Request {
         }
     }
 
+    /// As the init of a PID namespace: nothing there says whether its parent lives.
+    pub(super) fn in_new_namespaces(mut self, flags: i32) -> Self {
+        self.flags = u64::from(flags.unsigned_abs());
+        self.parent = 0;
+        self
+    }
+
+    pub(super) fn tree(&self) -> Option<&Arc<Tree>> {
+        self.tree.as_ref()
+    }
+
     /// A program and its descriptors.
     fn bare(program: Program, descriptors: Vec<Given>) -> Self {
         let targets = descriptors.iter().map(|given| given.target);
         Self {
             launcher: sys::getpid(),
+            parent: sys::getpid(),
+            tree_fds: Vec::new(),
+            flags: 0,
+            namespace: None,
+            cgroup: None,
+            joins_cgroup: false,
             parent_death_signal: 0,
             guard_socket: None,
             message: Message::default(),
@@ -231,6 +281,7 @@ impl Request {
             names: Names::default(),
             stage: None,
             held: Vec::new(),
+            tree: None,
             guard: None,
         }
     }
@@ -265,8 +316,15 @@ impl Request {
 }
 
 /// What the command says to execute, and with what.
-fn program(command: &Command) -> Result<Program, SpawnError> {
-    let environment = environment(command)?;
+fn program(command: &Command, tree: Option<&Arc<Tree>>) -> Result<Program, SpawnError> {
+    let mut environment = environment(command)?;
+    if let Some((variable, name)) = tree.and_then(|tree| tree.mark()) {
+        let variable = OsStr::from_bytes(variable.strip_suffix(b"=").unwrap_or(variable));
+        environment.insert(
+            variable.to_owned(),
+            OsStr::from_bytes(name.bytes()).to_owned(),
+        );
+    }
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = sys::candidates(&command.program, path)
         .iter()
@@ -288,6 +346,17 @@ fn program(command: &Command) -> Result<Program, SpawnError> {
         argv: StringArray::new(argv),
         envp: StringArray::new(envp),
     })
+}
+
+/// What can be seen to be wrong before anything is made.
+pub(super) fn check(command: &Command) -> Result<(), SpawnError> {
+    environment(command).map(drop)
+}
+
+/// The user that a command changes to.
+pub(super) fn user_of(command: &Command) -> Result<Option<u32>, SpawnError> {
+    let (_, _, identity) = plan(command)?.into_parts();
+    Ok(identity.map(|identity| identity.uid()))
 }
 
 fn plan(command: &Command) -> Result<Plan, SpawnError> {

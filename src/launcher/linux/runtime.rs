@@ -14,9 +14,10 @@ use super::super::{CaptiveError, SpawnError, SpawnStep};
 use super::guard::{Guard, Helper};
 use super::process::Process;
 use super::reaper::Reaper;
-use super::request::{Prepared, Request};
+use super::request::{self, Prepared, Request};
 use super::spawner::{Made, Spawners};
 use super::stage;
+use super::tree::{self, Tree};
 use crate::sys::linux::{self as sys, Owner};
 
 #[derive(Debug)]
@@ -89,19 +90,38 @@ impl Runtime {
         command: &Command,
         defaults: &Defaults,
     ) -> Result<(Arc<Process>, Pipes), SpawnError> {
+        self.reaper.start(self).map_err(|errno| SpawnError::Step {
+            program: command.program.clone(),
+            step: SpawnStep::StartThread,
+            errno: errno.into(),
+        })?;
+        // Before the tree: what is wrong with the command changes nothing.
+        request::check(command)?;
+        let tree = tree::contain(self, command)?;
+        let spawned = self.spawn_in(command, defaults, tree.as_ref());
+        if let (Err(_), Some(tree)) = (&spawned, &tree) {
+            self.end_tree(tree);
+        }
+        spawned.map_err(|error| tree::explain(self, command, error))
+    }
+
+    /// Into a tree that has been made for it.
+    fn spawn_in(
+        &'static self,
+        command: &Command,
+        defaults: &Defaults,
+        tree: Option<&Arc<Tree>>,
+    ) -> Result<(Arc<Process>, Pipes), SpawnError> {
         let mut tries = 0;
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             let Prepared { request, pipes } =
-                Request::prepare(command, defaults, id, &self.helper)?;
+                Request::prepare(command, defaults, id, &self.helper, tree)?;
             let failed = |step: SpawnStep, errno: Errno| SpawnError::Step {
                 program: command.program.clone(),
                 step,
                 errno: errno.into(),
             };
-            self.reaper
-                .start(self)
-                .map_err(|errno| failed(SpawnStep::StartThread, errno))?;
             let line = self
                 .guard
                 .line(self)
@@ -135,20 +155,24 @@ impl Runtime {
     ) -> Result<Arc<Process>, SpawnError> {
         let message = request.message();
         let stage = request.take_stage();
+        let tree = request.tree().cloned();
         let deadline = Instant::now().checked_add(command.spawn_timeout);
-        let Made { pid, pidfd } = match self.spawners.make(request, command.spawn_timeout) {
+        let made = match self.spawners.make(request, command.spawn_timeout) {
             Ok(made) => made,
             Err(failure) => {
                 let (error, late) = failure.into_error(command);
                 if let Some(made) = late {
-                    self.reap_in_the_background(Arc::new(Process::unguarded(made)));
+                    self.reap_made(made);
                 }
                 return Err(error);
             }
         };
-        let process = Arc::new(Process::new(pid, pidfd, message));
+        let process = Arc::new(Process::new(made, message, tree));
         // Before the stage, which may take its time: another guard is to be told of it.
         self.guard.note(&process, generation);
+        if let Some(tree) = process.tree() {
+            tree.is_guarded(command.ends_gracefully());
+        }
         if let Some(stage) = &stage {
             if let Err(error) = stage::follow(stage, command, deadline) {
                 // Its own child, and nobody else has a handle on it.
@@ -162,14 +186,48 @@ impl Runtime {
 
     /// It has ended, and been reaped.
     pub(super) fn ended(&self, process: &Process) {
+        if let Some(tree) = process.tree() {
+            self.end_tree(tree);
+        }
         self.guard.forget(process.id());
+    }
+
+    /// Ends what is left of a tree, and sees to it that nothing remains.
+    pub(super) fn end_tree(&self, tree: &Arc<Tree>) {
+        if !tree.claim_end() || tree.is_let_go() {
+            return;
+        }
+        // A walk takes its time, and is the reaper's.
+        if !tree.is_marked() {
+            tree.end();
+        }
+        self.clear_up(tree);
+    }
+
+    fn clear_up(&self, tree: &Arc<Tree>) {
+        if let Some(init) = tree.init() {
+            self.reap_in_the_background(Arc::clone(init));
+        }
+        if tree.is_marked() || tree.cgroup().is_some() {
+            self.reaper.take_tree(Arc::clone(tree));
+        }
     }
 
     /// It is to live on without us.
     pub(super) fn let_go(&'static self, process: &Arc<Process>) -> Result<(), CaptiveError> {
         self.guard
             .let_go(self, process)
-            .map_err(|errno| CaptiveError::Guard(errno.into()))
+            .map_err(|errno| CaptiveError::Guard(errno.into()))?;
+        if let Some(tree) = process.tree() {
+            tree.let_go();
+            self.clear_up(tree);
+        }
+        Ok(())
+    }
+
+    /// A child that nobody else knows, and that is to end or has been told to.
+    pub(super) fn reap_made(&self, made: Made) {
+        self.reap_in_the_background(Arc::new(Process::unguarded(made)));
     }
 
     pub(super) fn reap_in_the_background(&self, process: Arc<Process>) {

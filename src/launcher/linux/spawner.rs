@@ -5,6 +5,7 @@
 //! parent-death signal of a child is bound to the thread that made it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::child::{self, Progress};
 use super::claim::{Claim, Settled};
 use super::request::Request;
 use super::slot::Slot;
-use crate::sys::linux::{self as sys, GuardedStack};
+use crate::sys::linux::{self as sys, GuardedStack, Half};
 
 /// Where each thread that has nothing to do waits for its next job.
 type Idle = Mutex<Vec<Arc<Slot<Job>>>>;
@@ -187,6 +188,48 @@ fn serve(own: &Arc<Slot<Job>>, idle: &Idle) {
     }
 }
 
+/// Through a process that enters the namespace, makes the child there, and ends.
+fn make_in_namespace(
+    stack: &GuardedStack,
+    request: &mut Request,
+    progress: &Progress,
+) -> Result<i32, Errno> {
+    let own = AtomicI32::new(-1);
+    let flags = u64::from(libc::CLONE_FILES.unsigned_abs());
+    let pid = sys::clone_child(stack, Half::Upper, flags, None, &own, || {
+        child::enter(stack, request, progress)
+    })?;
+    match own.load(Ordering::Acquire) {
+        fd if fd >= 0 => sys::reap_pidfd(sys::adopt(fd).as_fd()),
+        _ => sys::reap_pid(pid),
+    }
+    if let Some(pid) = progress.entered() {
+        return Ok(pid);
+    }
+    if progress
+        .failure()
+        .is_some_and(|(_, errno)| errno != Errno::ECANCELED)
+    {
+        return Err(Errno::ECANCELED);
+    }
+    // Somebody has killed it. What it had made runs on, with our memory: it must end before we go on.
+    progress.abandon();
+    let made = progress.pidfd().load(Ordering::Acquire);
+    if progress.has_begun() {
+        sys::with_raw_fd(made, |child| {
+            let _ = sys::pidfd_send_signal(child, libc::SIGKILL);
+            sys::reap_pidfd(child);
+        });
+    } else if let Some((init, _)) = request.namespace {
+        // It may have made none, or one that has not begun. When the init has ended, so has all there.
+        sys::with_raw_fd(init, |init| {
+            let _ = sys::pidfd_send_signal(init, libc::SIGKILL);
+            while sys::poll_within(init, libc::POLLIN, Duration::from_secs(1)) != Ok(true) {}
+        });
+    }
+    Err(Errno::ECANCELED)
+}
+
 fn make(
     stack: &mut Option<GuardedStack>,
     request: &mut Request,
@@ -203,9 +246,24 @@ fn make(
     };
     // No handler of the launcher's may run in the child, on shared memory.
     let mask = sys::set_signal_mask(sys::ALL_SIGNALS).map_err(clone_failed)?;
-    let made = sys::clone_until_exec(stack, progress.pidfd(), || child::run(request, progress));
+    let made = if request.namespace.is_some() {
+        make_in_namespace(stack, request, progress)
+    } else {
+        child::make(stack, Half::Upper, false, request, progress)
+    };
     let _ = sys::set_signal_mask(mask);
-    let pid = made.map_err(clone_failed)?;
+    // There is none, but perhaps a reason other than clone's.
+    let pid = made.map_err(|errno| {
+        let (step, errno) = progress.failure().unwrap_or((child::CLONE, errno));
+        Failed {
+            step,
+            errno,
+            _pidfd: progress
+                .has_begun()
+                .then(|| progress.take_pidfd())
+                .flatten(),
+        }
+    })?;
     let Some(pidfd) = progress.take_pidfd() else {
         // Linux before 5.2 ignores CLONE_PIDFD; `is_supported` has looked. Our child, not reaped.
         let _ = sys::kill(pid, libc::SIGKILL);

@@ -68,7 +68,7 @@ pub(super) fn insert(
     let groups = groups.unwrap_or_default();
     let mut numbers = format!(
         "{blank} {blank} {} {} {} {} {uid} {gid} {} {}",
-        request.launcher,
+        request.parent,
         request.parent_death_signal,
         request.mask,
         u8::from(identity.is_some()),

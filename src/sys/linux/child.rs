@@ -136,19 +136,28 @@ pub(crate) fn message_sockets() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((a, b))
 }
 
-/// Sends `message`, and a descriptor with it, in one piece, without waiting or SIGPIPE; sendmsg(2).
-/// EAGAIN if the receiver's queue is full, EPIPE or ECONNRESET if there is no receiver, ETOOMANYREFS
-/// if too many descriptors are under way.
+/// As many descriptors as [`send_with_fds`] sends.
+pub(crate) const MOST_SENT: usize = 4;
+
+/// Sends `message`, and descriptors with it (as many as there is room for), in one piece, without waiting or
+/// SIGPIPE; sendmsg(2). EAGAIN if the receiver's queue is full, EPIPE or ECONNRESET if there is no receiver,
+/// ETOOMANYREFS if too many descriptors are under way.
 #[doc(alias = "SCM_RIGHTS")]
-pub(crate) fn send_with_fd(socket: RawFd, message: &[u8], fd: Option<RawFd>) -> Result<(), Errno> {
+pub(crate) fn send_with_fds(socket: RawFd, message: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
     #[repr(C)]
     struct Control {
         header: libc::cmsghdr,
-        fd: RawFd,
+        fds: [RawFd; MOST_SENT],
     }
     // SAFETY: plain C structures, for which all zeroes are values.
     let mut control: Control = unsafe { std::mem::zeroed() };
-    control.header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
+    let mut count = 0;
+    for (place, fd) in control.fds.iter_mut().zip(fds) {
+        *place = *fd;
+        count += 1;
+    }
+    let length = size_of::<libc::cmsghdr>() + count * size_of::<RawFd>();
+    control.header.cmsg_len = length;
     control.header.cmsg_level = libc::SOL_SOCKET;
     control.header.cmsg_type = libc::SCM_RIGHTS;
     let buffer = libc::iovec {
@@ -159,10 +168,9 @@ pub(crate) fn send_with_fd(socket: RawFd, message: &[u8], fd: Option<RawFd>) -> 
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = (&raw const buffer).cast_mut();
     header.msg_iovlen = 1;
-    if let Some(fd) = fd {
-        control.fd = fd;
+    if count > 0 {
         header.msg_control = (&raw mut control).cast();
-        header.msg_controllen = size_of::<Control>();
+        header.msg_controllen = length.next_multiple_of(size_of::<usize>());
     }
     let flags = int_arg(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     let place = (&raw const header) as usize;

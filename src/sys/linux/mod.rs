@@ -46,10 +46,14 @@ cfg_if::cfg_if! {
 }
 
 cfg_if::cfg_if! {
-    if #[cfg(feature = "launcher")] {
+    if #[cfg(all(feature = "launcher", captive_helper))] {
+        mod cgroup;
         mod child;
+        mod clone;
 
+        pub(crate) use cgroup::*;
         pub(crate) use child::*;
+        pub(crate) use clone::*;
     }
 }
 

@@ -25,11 +25,11 @@ pub(crate) enum Share {
 /// What a child that ends by exec or exit returns.
 pub(crate) type Never = std::convert::Infallible;
 
-/// How much stack a child that shares our memory gets; it makes system calls only.
-const STACK: usize = 64 * 1024;
+/// How much stack a child that shares our memory gets, and another that it makes; they make system calls only.
+const STACK: usize = 2 * 64 * 1024;
 
 impl GuardedStack {
-    /// A stack for a child made by [`clone_until_exec`].
+    /// A stack for a child that shares our memory until its exec.
     pub(crate) fn for_child() -> Result<Self, Errno> {
         Self::new(STACK).map_err(|error| match error {
             StackError::Map(errno) | StackError::Guard(errno) => errno,
@@ -79,7 +79,7 @@ fn clone<F: FnOnce() -> Never>(flags: i32, pidfd: &AtomicI32, run: F) -> Result<
 
 /// A child that shares our memory, while we are held: [`Share::MemoryUntilExec`] on a stack that can
 /// be used again.
-pub(crate) fn clone_until_exec<F: FnOnce() -> Never>(
+fn clone_until_exec<F: FnOnce() -> Never>(
     stack: &GuardedStack,
     pidfd: &AtomicI32,
     run: F,

@@ -11,6 +11,8 @@ use nix::errno::Errno;
 pub(crate) struct GuardedStack {
     base: NonNull<c_void>,
     length: usize,
+    /// The size of the page that cannot be touched.
+    guard: usize,
 }
 
 /// Which part of making a stack failed.
@@ -42,7 +44,11 @@ impl GuardedStack {
             Some(base) if base.as_ptr() != libc::MAP_FAILED => base,
             _ => return Err(StackError::Map(Errno::last())),
         };
-        let stack = Self { base, length };
+        let stack = Self {
+            base,
+            length,
+            guard: page,
+        };
         // SAFETY: the first page of our own mapping, which nothing uses.
         if unsafe { libc::mprotect(base.as_ptr(), page, libc::PROT_NONE) } != 0 {
             return Err(StackError::Guard(Errno::last()));
@@ -54,6 +60,21 @@ impl GuardedStack {
     pub(crate) fn dont_fork(&self) {
         // SAFETY: our own mapping; the advice changes nothing in this process.
         unsafe { libc::madvise(self.base.as_ptr(), self.length, libc::MADV_DONTFORK) };
+    }
+
+    /// Where its upper or lower half begins and ends, above the guard page: two stacks, for a child and one that
+    /// the child makes.
+    #[cfg(captive_helper)]
+    pub(crate) fn half(&self, upper: bool) -> (usize, usize) {
+        let top = self.top() as usize;
+        let lowest = self.base.as_ptr() as usize + self.guard;
+        // Pages of at most 64 KiB, as the halves are.
+        let middle = lowest + (top - lowest) / 2;
+        if upper {
+            (middle, top)
+        } else {
+            (lowest, middle)
+        }
     }
 
     /// The end of the mapping, page-aligned: where a stack that grows down begins.

@@ -63,6 +63,16 @@ pub(crate) fn epoll_add_as(set: BorrowedFd<'_>, fd: BorrowedFd<'_>, id: u64) -> 
     epoll_add_event(set, fd.as_raw_fd(), libc::EPOLLIN, id)
 }
 
+/// The same for a file of the kernel's that says when its contents have changed (EPOLLPRI).
+#[cfg(feature = "launcher")]
+pub(crate) fn epoll_add_changes(
+    set: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    id: u64,
+) -> Result<(), Errno> {
+    epoll_add_event(set, fd.as_raw_fd(), libc::EPOLLPRI, id)
+}
+
 fn epoll_add_event(set: BorrowedFd<'_>, fd: RawFd, events: i32, id: u64) -> Result<(), Errno> {
     let event = libc::epoll_event {
         events: events as u32,

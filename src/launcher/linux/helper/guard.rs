@@ -6,18 +6,23 @@
 //!
 //! | what happens | what the guard does |
 //! |---|---|
-//! | a message | notes the captive and its pidfd, or forgets it |
-//! | a captive ends | forgets it |
+//! | a message | notes the captive, its pidfd and what holds its tree, or forgets it |
+//! | a captive ends | ends its tree, and forgets it when that is empty |
 //! | the launcher ends, or executes another program (end of file) | reads what was sent, ends the captives in their order, ends itself |
 //! | somebody stops the guard | the kernel resumes it when the launcher ends (its parent-death signal is SIGCONT) |
 //!
 //! A captive is known here before it executes its program: it has told so itself, by a message that
 //! is in the socket whatever becomes of the launcher.
 
-use crate::protocol::{ADD, FORGET, GUARD_LAUNCHER, GUARD_SOCKET, Message};
+use crate::protocol::{
+    ADD, FORGET, GUARD_LAUNCHER, GUARD_SOCKET, Message, Name, TREE_CGROUP, TREE_MARKED,
+    TREE_NAMESPACE,
+};
 use crate::sys::{self, int, plain, syscall};
+use crate::{cgroup, marks};
 
 const EPOLLIN: u32 = 1;
+const EPOLLPRI: u32 = 2;
 const EPOLL_CTL_ADD: usize = 1;
 const EPOLL_CTL_DEL: usize = 2;
 const SOCKET: u64 = u64::MAX;
@@ -34,12 +39,68 @@ struct Event {
     data: u64,
 }
 
-/// A captive; `pidfd` is -1 in a free place.
+/// How often a tree is walked that is found by its marks, and how long between two walks, in milliseconds.
+const WALKS: u32 = 100;
+const BETWEEN_WALKS: i64 = 50;
+
+/// What an event is about: the place in the table, four times, and one of these.
+const MAIN: u64 = 0;
+const INIT: u64 = 1;
+const CGROUP: u64 = 2;
+
+/// A captive. Descriptors are -1 where there is none (any more).
 #[derive(Clone, Copy)]
 struct Entry {
     message: Message,
+    used: bool,
+    /// The main process.
     pidfd: i32,
+    /// The init of its namespace, and the pipe that keeps that one alive.
+    init: i32,
+    pipe: i32,
+    /// Its cgroup's directory, and what tells of its being empty.
+    cgroup: i32,
+    events: i32,
+    /// How many more walks there may be.
+    walks: u32,
+    /// All that is left has been sent SIGKILL.
     killed: bool,
+}
+
+const FREE: Entry = Entry {
+    message: NOTHING,
+    used: false,
+    pidfd: -1,
+    init: -1,
+    pipe: -1,
+    cgroup: -1,
+    events: -1,
+    walks: 0,
+    killed: false,
+};
+
+const NOTHING: Message = Message {
+    id: 0,
+    grace: 0,
+    kind: 0,
+    signal: 0,
+    order: 0,
+    tree: 0,
+    name: 0,
+};
+
+impl Entry {
+    /// Whether nothing of it is left.
+    fn is_over(&self) -> bool {
+        self.pidfd < 0 && self.init < 0 && self.cgroup < 0 && self.walks == 0
+    }
+}
+
+/// Closes what is open.
+fn close_place(fd: &mut i32) {
+    if *fd >= 0 {
+        sys::close(core::mem::replace(fd, -1));
+    }
 }
 
 /// The captives, in memory that grows by mremap(2).
@@ -86,7 +147,7 @@ impl Table {
     }
 
     fn add(&mut self, entry: Entry) -> Option<usize> {
-        if let Some(free) = self.entries().iter().position(|entry| entry.pidfd < 0) {
+        if let Some(free) = self.entries().iter().position(|entry| !entry.used) {
             *self.entries().get_mut(free)? = entry;
             return Some(free);
         }
@@ -138,7 +199,7 @@ pub fn run() -> ! {
         sys::exit(1)
     }
     loop {
-        guard.wait(-1);
+        guard.wait(i64::MAX);
         if guard.ending {
             guard.end_all();
             sys::exit(0)
@@ -162,11 +223,8 @@ fn raise_descriptor_limit() {
 }
 
 impl Guard {
-    fn control(&self, operation: usize, fd: i32, data: u64) -> Result<(), i32> {
-        let event = Event {
-            events: EPOLLIN,
-            data,
-        };
+    fn control(&self, operation: usize, fd: i32, events: u32, data: u64) -> Result<(), i32> {
+        let event = Event { events, data };
         let place = (&raw const event) as usize;
         // SAFETY: the kernel reads one event.
         unsafe {
@@ -179,11 +237,37 @@ impl Guard {
     }
 
     fn watch(&self, fd: i32, data: u64) -> Result<(), i32> {
-        self.control(EPOLL_CTL_ADD, fd, data)
+        self.control(EPOLL_CTL_ADD, fd, EPOLLIN, data)
     }
 
-    /// Waits, at most so many milliseconds (-1: for ever), and notes what has happened.
-    fn wait(&mut self, limit: i32) {
+    /// Out of the set, and closed. The launcher may have the same open file, so closing it here takes nothing out of
+    /// the set.
+    fn unwatch(&self, fd: &mut i32) {
+        if *fd >= 0 {
+            let _ = self.control(EPOLL_CTL_DEL, *fd, 0, 0);
+            close_place(fd);
+        }
+    }
+
+    /// Waits, at most so many milliseconds (rounded up), and notes what has happened.
+    fn wait(&mut self, limit: i64) {
+        let walking = self.table.entries().iter().any(|entry| entry.walks > 0);
+        let limit = if walking {
+            limit.min(BETWEEN_WALKS)
+        } else {
+            limit
+        };
+        let limit = match limit {
+            i64::MAX => -1,
+            limit => limit.clamp(1, 60_000) as i32,
+        };
+        self.look(limit);
+        if walking {
+            self.walk();
+        }
+    }
+
+    fn look(&mut self, limit: i32) {
         const MOST: usize = 64;
         let mut events = [Event { events: 0, data: 0 }; MOST];
         let place = events.as_mut_ptr() as usize;
@@ -205,7 +289,7 @@ impl Guard {
         for event in events.iter().take(count) {
             match event.data {
                 SOCKET | LAUNCHER => {}
-                place => self.forget(place as usize),
+                data => self.happened(data),
             }
         }
         for event in events.iter().take(count) {
@@ -217,8 +301,8 @@ impl Guard {
         if launcher && !self.ending {
             self.read();
             self.ending = true;
-            let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0);
-            let _ = self.control(EPOLL_CTL_DEL, GUARD_LAUNCHER, 0);
+            let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0, 0);
+            let _ = self.control(EPOLL_CTL_DEL, GUARD_LAUNCHER, 0, 0);
         }
     }
 
@@ -228,8 +312,8 @@ impl Guard {
             match receive() {
                 Received::Nothing => return false,
                 Received::End => return true,
-                Received::Message(message, pidfd) => match message.kind {
-                    ADD => self.add(message, pidfd),
+                Received::Message(message, fds) => match message.kind {
+                    ADD => self.add(message, fds),
                     FORGET => self.forget_id(message.id),
                     _ => {}
                 },
@@ -237,27 +321,52 @@ impl Guard {
         }
     }
 
-    fn add(&mut self, message: Message, pidfd: i32) {
-        // The limit of descriptors cuts off what would be one too many.
-        if pidfd < 0 {
-            return self.refuse();
-        }
-        if self.place_of(message.id).is_some() {
-            return sys::close(pidfd);
-        }
-        let entry = Entry {
-            message,
-            pidfd,
-            killed: false,
+    fn add(&mut self, message: Message, fds: Descriptors) {
+        let mut given = fds.0.into_iter();
+        let mut next = |wanted: bool| {
+            if wanted {
+                given.next().unwrap_or(-1)
+            } else {
+                -1
+            }
         };
-        match self.table.add(entry) {
+        let in_namespace = message.tree & TREE_NAMESPACE != 0;
+        let mut entry = Entry {
+            message,
+            used: true,
+            pidfd: next(true),
+            init: next(in_namespace),
+            pipe: next(in_namespace),
+            cgroup: next(message.tree & TREE_CGROUP != 0),
+            ..FREE
+        };
+        // The limit of descriptors cuts off what would be too many.
+        let whole = entry.pidfd >= 0
+            && (!in_namespace || entry.pipe >= 0)
+            && (message.tree & TREE_CGROUP == 0 || entry.cgroup >= 0);
+        let known = self.place_of(message.id).is_some();
+        let place = if whole && !known {
+            self.table.add(entry)
+        } else {
+            None
+        };
+        match place {
             // One that cannot be watched (fs.epoll.max_user_watches) can still be ended.
             Some(place) => {
-                let _ = self.watch(pidfd, place as u64);
+                let _ = self.watch(entry.pidfd, place as u64 * 4 + MAIN);
             }
             None => {
-                sys::close(pidfd);
-                self.refuse();
+                for fd in [
+                    &mut entry.pidfd,
+                    &mut entry.init,
+                    &mut entry.pipe,
+                    &mut entry.cgroup,
+                ] {
+                    close_place(fd);
+                }
+                if !known {
+                    self.refuse();
+                }
             }
         }
     }
@@ -265,7 +374,7 @@ impl Guard {
     /// It cannot guard what it is asked to. The launcher sees the socket closed, starts another, tells
     /// that one of all, and ends this one, which guards what it can until then.
     fn refuse(&mut self) {
-        let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0);
+        let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0, 0);
         // Not only closed: a fork of the launcher may have a copy of this end.
         const SHUT_RDWR: usize = 2;
         let _ = plain(sys::SHUTDOWN, [int(GUARD_SOCKET), SHUT_RDWR, 0, 0, 0, 0]);
@@ -273,7 +382,7 @@ impl Guard {
     }
 
     fn place_of(&mut self, id: u64) -> Option<usize> {
-        let same = |entry: &Entry| entry.pidfd >= 0 && entry.message.id == id;
+        let same = |entry: &Entry| entry.used && entry.message.id == id;
         self.table.entries().iter().position(same)
     }
 
@@ -283,15 +392,120 @@ impl Guard {
         }
     }
 
+    /// Whatever is left of it is none of our business.
     fn forget(&mut self, place: usize) {
-        let Some(entry) = self.table.entries().get_mut(place) else {
+        let Some(mut entry) = self.entry(place) else {
             return;
         };
-        let fd = core::mem::replace(&mut entry.pidfd, -1);
-        if fd >= 0 {
-            // The launcher may have the same open file, so closing it here takes nothing out of the set.
-            let _ = self.control(EPOLL_CTL_DEL, fd, 0);
-            sys::close(fd);
+        self.unwatch(&mut entry.pidfd);
+        self.unwatch(&mut entry.init);
+        self.unwatch(&mut entry.events);
+        close_place(&mut entry.pipe);
+        close_place(&mut entry.cgroup);
+        self.put(place, FREE);
+    }
+
+    /// A copy of what is in a place that is used.
+    fn entry(&mut self, place: usize) -> Option<Entry> {
+        let entry = self.table.entries().get(place).copied();
+        entry.filter(|entry| entry.used)
+    }
+
+    /// Puts it back; a place is free when nothing is left of its captive.
+    fn put(&mut self, place: usize, entry: Entry) {
+        if let Some(own) = self.table.entries().get_mut(place) {
+            *own = if entry.is_over() { FREE } else { entry };
+        }
+    }
+
+    fn happened(&mut self, data: u64) {
+        let place = (data / 4) as usize;
+        match data % 4 {
+            MAIN => self.main_ended(place),
+            INIT => self.init_ended(place),
+            _ => self.look_at_cgroup(place),
+        }
+    }
+
+    /// The main process has ended: its tree is to end too.
+    fn main_ended(&mut self, place: usize) {
+        if let Some(mut entry) = self.entry(place) {
+            self.unwatch(&mut entry.pidfd);
+            self.put(place, entry);
+            self.end_tree(place);
+        }
+    }
+
+    fn init_ended(&mut self, place: usize) {
+        if let Some(mut entry) = self.entry(place) {
+            self.unwatch(&mut entry.init);
+            close_place(&mut entry.pipe);
+            self.put(place, entry);
+        }
+    }
+
+    fn look_at_cgroup(&mut self, place: usize) {
+        let Some(mut entry) = self.entry(place) else {
+            return;
+        };
+        if entry.cgroup >= 0 && entry.events >= 0 && cgroup::is_empty(entry.events) {
+            cgroup::remove(entry.cgroup, &Name::of(entry.message.name));
+            self.unwatch(&mut entry.events);
+            close_place(&mut entry.cgroup);
+            self.put(place, entry);
+        }
+    }
+
+    /// SIGKILL to all that is left of a tree, once.
+    fn end_tree(&mut self, place: usize) {
+        let Some(mut entry) = self.entry(place) else {
+            return;
+        };
+        let data = place as u64 * 4;
+        entry.killed = true;
+        if entry.init >= 0 {
+            if sys::pidfd_send_signal(entry.init, sys::SIGKILL) == Err(sys::ESRCH) {
+                close_place(&mut entry.init);
+                close_place(&mut entry.pipe);
+            } else {
+                let _ = self.watch(entry.init, data + INIT);
+            }
+        }
+        if entry.cgroup >= 0 && entry.events < 0 {
+            cgroup::kill(entry.cgroup);
+            match cgroup::events(entry.cgroup) {
+                Some(events) => {
+                    entry.events = events;
+                    let _ = self.control(EPOLL_CTL_ADD, events, EPOLLPRI, data + CGROUP);
+                }
+                // It has been removed.
+                None => close_place(&mut entry.cgroup),
+            }
+        }
+        if entry.message.tree & TREE_MARKED != 0 {
+            entry.walks = WALKS;
+        }
+        self.put(place, entry);
+        self.look_at_cgroup(place);
+        self.walk_once(place);
+    }
+
+    /// Each tree that is found by its marks, once.
+    fn walk(&mut self) {
+        for place in 0..self.table.used {
+            self.walk_once(place);
+        }
+    }
+
+    fn walk_once(&mut self, place: usize) {
+        if let Some(mut entry) = self.entry(place) {
+            if entry.walks > 0 {
+                entry.walks -= 1;
+                if !marks::kill(&Name::of(entry.message.name)) {
+                    entry.walks = 0;
+                }
+                self.put(place, entry);
+            }
         }
     }
 
@@ -303,37 +517,48 @@ impl Guard {
     }
 
     fn lowest_order(&mut self) -> Option<u32> {
-        let left = self.table.entries().iter().filter(|entry| entry.pidfd >= 0);
+        let left = self.table.entries().iter().filter(|entry| entry.used);
         left.map(|entry| entry.message.order).min()
+    }
+
+    /// A copy of what is in a place, if it is of this order.
+    fn of_order(&mut self, place: usize, order: u32) -> Option<Entry> {
+        let entry = self.entry(place)?;
+        (entry.message.order == order).then_some(entry)
     }
 
     fn end_order(&mut self, order: u32) {
         let began = sys::now();
-        for entry in self.table.entries() {
-            if entry.pidfd >= 0 && entry.message.order == order {
-                let sent = sys::pidfd_send_signal(entry.pidfd, entry.message.signal);
-                if sent == Err(sys::ESRCH) {
-                    // One that could not be watched, and has ended.
-                    sys::close(core::mem::replace(&mut entry.pidfd, -1));
-                    continue;
-                }
-                entry.killed = entry.message.signal == sys::SIGKILL;
-                if !entry.killed {
-                    // A stopped one acts on no other signal.
-                    let _ = sys::pidfd_send_signal(entry.pidfd, sys::SIGCONT);
-                }
+        for place in 0..self.table.used {
+            // One whose main process has ended is being ended.
+            let Some(mut entry) = self.of_order(place, order).filter(|entry| entry.pidfd >= 0)
+            else {
+                continue;
+            };
+            let sent = sys::pidfd_send_signal(entry.pidfd, entry.message.signal);
+            if sent == Err(sys::ESRCH) {
+                // One that could not be watched, and has ended.
+                self.main_ended(place);
+                continue;
             }
+            entry.killed = entry.message.signal == sys::SIGKILL;
+            if !entry.killed {
+                // A stopped one acts on no other signal.
+                let _ = sys::pidfd_send_signal(entry.pidfd, sys::SIGCONT);
+            }
+            self.put(place, entry);
         }
         let mut kill_began = began;
+        let mut second = false;
         loop {
             let now = sys::now();
             let mut next = i64::MAX;
             let mut left = false;
             let mut unkilled = false;
-            for entry in self.table.entries() {
-                if entry.pidfd < 0 || entry.message.order != order {
+            for place in 0..self.table.used {
+                let Some(mut entry) = self.of_order(place, order) else {
                     continue;
-                }
+                };
                 left = true;
                 if entry.killed || entry.message.grace < 0 {
                     unkilled |= !entry.killed;
@@ -344,6 +569,7 @@ impl Guard {
                     let _ = sys::pidfd_send_signal(entry.pidfd, sys::SIGKILL);
                     entry.killed = true;
                     kill_began = now;
+                    self.put(place, entry);
                 } else {
                     unkilled = true;
                     next = next.min(deadline);
@@ -353,65 +579,75 @@ impl Guard {
                 return;
             }
             if !unkilled {
-                // SIGKILL has been sent to all that are left.
+                // SIGKILL has been sent to all that are left, or to their main processes.
                 let deadline = kill_began + AFTER_KILL;
-                if now >= deadline {
+                if now >= deadline && second {
                     return self.give_up(order);
                 }
-                next = next.min(deadline);
+                if now >= deadline {
+                    // A main process that does not go does not keep its tree.
+                    self.end_trees(order);
+                    (second, kill_began) = (true, now);
+                }
+                next = next.min(kill_began + AFTER_KILL);
             }
-            let limit = if next == i64::MAX {
-                -1
-            } else {
-                (next - now).clamp(1, 60_000) as i32
-            };
-            self.wait(limit);
+            self.wait(if next == i64::MAX { next } else { next - now });
+        }
+    }
+
+    fn end_trees(&mut self, order: u32) {
+        for place in 0..self.table.used {
+            if self
+                .of_order(place, order)
+                .is_some_and(|entry| entry.message.tree != 0)
+            {
+                self.end_tree(place);
+            }
         }
     }
 
     /// What does not go after SIGKILL will when it can (state D), without anybody's help.
     fn give_up(&mut self, order: u32) {
-        let same = |entry: &Entry| entry.pidfd >= 0 && entry.message.order == order;
-        while let Some(place) = self.table.entries().iter().position(same) {
-            self.forget(place);
+        for place in 0..self.table.used {
+            if self.of_order(place, order).is_some() {
+                self.forget(place);
+            }
         }
     }
 }
 
+/// As many descriptors as come with a message.
+const MOST_FDS: usize = 4;
+
+/// Descriptors, in their order, then -1.
+struct Descriptors([i32; MOST_FDS]);
+
 enum Received {
-    Message(Message, i32),
+    Message(Message, Descriptors),
     Nothing,
     End,
 }
 
-/// One message, with the descriptor that came with it, or -1; recvmsg(2).
+/// One message, with the descriptors that came with it; recvmsg(2).
 fn receive() -> Received {
     #[repr(C)]
     struct Control {
         length: usize,
         level: i32,
         kind: i32,
-        fd: i32,
-        padding: i32,
+        fds: [i32; MOST_FDS],
     }
+    const HEADER: usize = 16;
     const MSG_DONTWAIT: usize = 0x40;
     const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
     const SOL_SOCKET: i32 = 1;
     const SCM_RIGHTS: i32 = 1;
-    let mut message = Message {
-        id: 0,
-        grace: 0,
-        kind: 0,
-        signal: 0,
-        order: 0,
-        reserved: 0,
-    };
+    let mut message = NOTHING;
     let mut control = Control {
         length: 0,
         level: 0,
         kind: 0,
-        fd: -1,
-        padding: 0,
+        fds: [-1; MOST_FDS],
     };
     let buffer = [(&raw mut message) as usize, size_of::<Message>()];
     // struct msghdr of a 64-bit system: name, its length, buffers, their count, control, its length,
@@ -445,11 +681,17 @@ fn receive() -> Received {
         return match answer {
             Ok(0) => Received::End,
             Ok(read) if read == size_of::<Message>() => {
-                let is_descriptor = control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
-                Received::Message(message, if is_descriptor { control.fd } else { -1 })
+                let are_descriptors = control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
+                let count = control.length.saturating_sub(HEADER) / size_of::<i32>();
+                let mut fds = [-1; MOST_FDS];
+                if are_descriptors {
+                    for (place, fd) in fds.iter_mut().zip(control.fds).take(count) {
+                        *place = fd;
+                    }
+                }
+                Received::Message(message, Descriptors(fds))
             }
-            Ok(_) => continue,
-            Err(sys::EINTR) => continue,
+            Ok(_) | Err(sys::EINTR) => continue,
             Err(_) => Received::Nothing,
         };
     }

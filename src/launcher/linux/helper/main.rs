@@ -1,7 +1,8 @@
 //! The program that the launcher carries: a static ELF without a C library, a few kilobytes, put into
-//! a sealed memfd and executed from there. It has two lives:
+//! a sealed memfd and executed from there. It has three lives:
 //!
 //! - `guard`: outlives the launcher just long enough to end its captives. See `guard.rs`.
+//! - `init`: of a captive's PID namespace. See `init.rs`.
 //! - `stage`: between the launcher's memory and a command with other credentials. See `stage.rs`.
 //!
 //! Compiled by `build.rs` with `core` alone; nothing in it allocates.
@@ -10,7 +11,11 @@
 #![no_builtins]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod cgroup;
+mod files;
 mod guard;
+mod init;
+mod marks;
 mod protocol;
 mod stage;
 mod sys;
@@ -64,6 +69,7 @@ extern "C" fn start(stack: *const usize) -> ! {
     let arguments = Arguments { argv, count };
     match arguments.get(1) {
         Some(protocol::ROLE_GUARD) => guard::run(),
+        Some(protocol::ROLE_INIT) => init::run(),
         Some(protocol::ROLE_STAGE) => stage::run(&arguments),
         _ => sys::exit(125),
     }

@@ -1,0 +1,131 @@
+//! PID namespaces, with or without a user namespace: their init is the crate's helper.
+//!
+//! The init is made first, as a child of the launcher. The captive is a child of the launcher as well, made by a
+//! process that has entered the namespace; see `child::enter`.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::super::guard::Helper;
+use super::super::process::Process;
+use super::super::protocol::{INIT_PIPE, ROLE_INIT};
+use super::super::request::{Given, Request};
+use super::super::spawner::Made;
+use super::cgroup::Why;
+use crate::sys::linux as sys;
+
+#[derive(Debug)]
+pub(in super::super) struct Namespace {
+    init: Arc<Process>,
+    /// The write end: without any, the init ends.
+    pipe: OwnedFd,
+    user: bool,
+}
+
+impl Namespace {
+    /// Makes one. `make` makes a child.
+    pub(super) fn start(
+        user: bool,
+        helper: &Helper,
+        make: impl FnOnce(Request) -> Result<Made, Errno>,
+    ) -> Result<Self, Why> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |errno: Errno| (what, Some(errno))
+        };
+        let program = helper.program().map_err(failed("memfd_create"))?;
+        let (read, pipe) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe2"))?;
+        let null = nix::fcntl::open(
+            "/dev/null",
+            OFlag::O_RDWR | OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .map_err(failed("/dev/null"))?;
+        let give = |fd: &OwnedFd, target| Given {
+            source: fd.as_raw_fd(),
+            target,
+        };
+        let given = vec![give(&read, INIT_PIPE), give(&null, 1), give(&null, 2)];
+        let argv = [b"captive-init", ROLE_INIT]
+            .into_iter()
+            .map(|arg| std::ffi::CString::new(arg).unwrap_or_default())
+            .collect();
+        let mut flags = libc::CLONE_NEWPID;
+        if user {
+            flags |= libc::CLONE_NEWUSER;
+        }
+        // Until the guard knows it, whatever is to be then: the launcher's end is its own.
+        let request = Request::helper(program.as_raw_fd(), argv, given, libc::SIGKILL)
+            .in_new_namespaces(flags);
+        let what = if user {
+            "clone with CLONE_NEWUSER and CLONE_NEWPID"
+        } else {
+            "clone with CLONE_NEWPID"
+        };
+        let child = make(request).map_err(failed(what))?;
+        let pid = child.pid;
+        let namespace = Self {
+            init: Arc::new(Process::unguarded(child)),
+            pipe,
+            user,
+        };
+        if user {
+            // Its pid is its own: it has not been reaped, unless SIGCHLD is ignored, and then it ends only when the
+            // pipe does.
+            map_ourselves(pid).inspect_err(|_| namespace.end_now())?;
+        }
+        Ok(namespace)
+    }
+
+    pub(in super::super) fn init(&self) -> &Arc<Process> {
+        &self.init
+    }
+
+    pub(super) fn pipe(&self) -> &OwnedFd {
+        &self.pipe
+    }
+
+    /// Whether a user namespace is to be entered with it.
+    pub(in super::super) fn is_of_user(&self) -> bool {
+        self.user
+    }
+
+    pub(super) fn say(&self, word: u8) {
+        // An init that has ended needs no telling.
+        let _ = nix::unistd::write(&self.pipe, &[word]);
+    }
+
+    /// Of one in which nothing has been made: gone when this returns.
+    pub(super) fn end_now(&self) {
+        let _ = sys::pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+        sys::reap_pidfd(self.init.as_fd());
+    }
+}
+
+/// In the user namespace of `pid` our user and group are themselves, and there are no others; user_namespaces(7): a
+/// map of one's own user needs no privilege, one of the group that setgroups(2) has been given up.
+fn map_ourselves(pid: i32) -> Result<(), Why> {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let files = [
+        ("setgroups", "deny".to_owned()),
+        ("gid_map", format!("{gid} {gid} 1\n")),
+        ("uid_map", format!("{uid} {uid} 1\n")),
+    ];
+    for (name, text) in files {
+        let path = format!("/proc/{pid}/{name}");
+        // In one write, as the kernel wants it.
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(error) = written {
+            return Err((path, error.raw_os_error().map(Errno::from_raw)));
+        }
+    }
+    Ok(())
+}
