@@ -56,8 +56,20 @@ pub(super) struct Invocation {
     pub(super) kill_after: Option<Duration>,
     pub(super) parent: ParentFlag,
     pub(super) forward: bool,
+    /// What is to end with the command.
+    pub(super) tree: Option<TreeBy>,
     pub(super) pidfile: Option<PathBuf>,
     pub(super) status_fd: Option<i32>,
+}
+
+/// What holds the command's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TreeBy {
+    /// What can be had that cannot be left.
+    Any,
+    PidNamespace,
+    UserNamespace,
+    Cgroup,
 }
 
 /// How the command line says who the parent is.
@@ -150,6 +162,7 @@ struct Seen {
     supervising: Vec<&'static str>,
     signal: Option<Signal>,
     kill_after: Option<Duration>,
+    tree: Option<TreeBy>,
     parent: ParentFlag,
     no_forward: bool,
     pidfile: Option<PathBuf>,
@@ -208,6 +221,15 @@ impl Seen {
                 let fd = number(text).ok_or_else(|| bad("a descriptor's number"))?;
                 self.set_parent(ParentFlag::Fd(fd))?;
             }
+            Id::Tree => self.tree = self.tree.or(Some(TreeBy::Any)),
+            Id::TreeBy => {
+                self.tree = Some(match text {
+                    "pid-namespace" => TreeBy::PidNamespace,
+                    "user-namespace" => TreeBy::UserNamespace,
+                    "cgroup" => TreeBy::Cgroup,
+                    _ => return Err(bad("pid-namespace, user-namespace or cgroup")),
+                });
+            }
             Id::Exec => self.exec = true,
             Id::NoForward => self.no_forward = true,
             Id::Pidfile if value.is_empty() => return Err(bad("a file")),
@@ -240,7 +262,10 @@ impl Seen {
             return Err(usage("--json goes with --mechanisms"));
         }
         let bound = self.options.get_exit_with_parent() == Some(true);
-        let nothing = self.options.is_noop() && self.pidfile.is_none() && self.status_fd.is_none();
+        let nothing = self.options.is_noop()
+            && self.pidfile.is_none()
+            && self.status_fd.is_none()
+            && self.tree.is_none();
         if nothing {
             return Err(usage(format!(
                 "nothing to do: give an option, such as {}",
@@ -289,6 +314,7 @@ impl Seen {
             kill_after: Some(self.kill_after.unwrap_or(KILL_AFTER)).filter(|d| !d.is_zero()),
             parent: self.parent,
             forward: !self.no_forward,
+            tree: self.tree,
             pidfile: self.pidfile,
             status_fd: self.status_fd,
         })))

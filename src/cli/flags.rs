@@ -24,6 +24,8 @@ pub(super) struct Flag {
 pub(super) enum Id {
     Signal,
     KillAfter,
+    Tree,
+    TreeBy,
     ExpectParent,
     ParentFd,
     Exec,
@@ -58,6 +60,34 @@ pub(super) const FLAGS: &[Flag] = &[
         text: "If the command still runs this long after the signal, it gets SIGKILL, and so does \
                its process group if it leads one of its own. A number with an optional fraction and \
                an optional suffix: s (seconds, the default), m, h, d. 0 means never. Default: 10s.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::Tree,
+        short: None,
+        long: "tree",
+        value: None,
+        help: "end the command's whole tree with it",
+        text: "Whatever the command has started, and they, ends when the command has ended, however it \
+               was detached: SIGKILL to all that is left, then run-with ends. It also ends when run-with is \
+               killed. The first of these that can be had and that no process can leave: a PID \
+               namespace (with CAP_SYS_ADMIN), a control group (for a command of another user, who cannot \
+               leave it), a PID namespace in a user namespace (not for root). If none can be had, status \
+               125, and the message says why.\n\nIn a PID namespace the command has another pid for itself than \
+               for run-with, and its parent is 0; /proc is as it was.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::TreeBy,
+        short: None,
+        long: "tree-by",
+        value: Some("MECHANISM"),
+        help: "the same, by this mechanism",
+        text: "As --tree, by the mechanism of this name: pid-namespace (needs CAP_SYS_ADMIN); user-namespace (a \
+               PID namespace in a user namespace, in which set-user-ID programs have no effect); cgroup (version \
+               2, below run-with's own, which must be delegated to a user who is not root; nothing changes for \
+               the command, but a process of root's, or of the user to whom it is delegated, can leave it on \
+               purpose).",
         supervises: true,
     },
     Flag {

@@ -91,6 +91,9 @@ cfg_if::cfg_if! {
     }
 }
 
+#[cfg(all(feature = "cli", target_os = "linux", captive_helper))]
+pub(crate) use linux::{Holds, Tree, contain_alone};
+
 pub use captive::{Captive, Stuck};
 pub use command::{Command, LauncherExit, Resource};
 pub use containment::{Containment, ContainmentError, Missing};

@@ -47,6 +47,11 @@ impl Values {
     fn of_flag(flag: &Flag) -> Option<Self> {
         Some(match flag.value? {
             "SIGNAL" => Self::Words(signals()),
+            "MECHANISM" => Self::Words(
+                ["pid-namespace", "user-namespace", "cgroup"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            ),
             "KIND" => Self::Words(["man", "bash", "zsh", "fish"].map(str::to_owned).to_vec()),
             "FILE" => Self::Files,
             "PID" => Self::Processes,

@@ -10,7 +10,7 @@
 //! | what happens | what the guard does |
 //! |---|---|
 //! | run-with ends, and has said that all is done | ends |
-//! | run-with ends otherwise (SIGKILL, a crash) | SIGKILL to the command and a group it leads; ends |
+//! | run-with ends otherwise (SIGKILL, a crash) | SIGKILL to the command and a group it leads, then to the rest of its tree (`--tree`); ends |
 //! | run-with ends while the guard is stopped | the kernel resumes it (its parent-death signal is SIGCONT), then as above |
 //! | the parent exits, run-with runs | nothing: run-with does what is to be done |
 //! | the parent exits, run-with does not act within [`PATIENCE`] (it is stopped) | the signal, the grace and SIGKILL in its place; SIGCONT to run-with once the command is gone |
@@ -28,11 +28,15 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::page::Page;
+use super::tree::Holds;
 use crate::exit_with_parent::{Parent, Signal};
 use crate::sys::linux::{self as sys, Share, Shared};
 
 /// How long run-with may take to act on the parent's exit before the guard does.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a command may take to end after SIGKILL before the rest of its tree has its turn, and that to end.
+pub(super) const TREE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is done to the command when the parent is gone.
 #[derive(Debug, Clone, Copy)]
@@ -55,20 +59,25 @@ impl Guard {
     /// Starts a guard for this process. The calling process must have one thread.
     pub(super) fn start(
         page: &Shared<Page>,
-        parent: &Parent,
+        parent: Option<&Parent>,
         ending: Ending,
+        tree: Option<Holds>,
     ) -> Result<Self, Errno> {
         let supervisor = sys::pidfd_open(sys::getpid())?;
         // Where a filter refuses it (seccomp) nobody could end the command: better to say so now.
         sys::pidfd_send_signal(supervisor.as_fd(), 0)?;
-        let parent = parent.poll_fd();
+        let parent = parent.map(Parent::poll_fd);
         let watch = Watch {
             page,
             supervisor: supervisor.as_raw_fd(),
             supervisor_pid: sys::getpid(),
-            parent: parent.as_fd().as_raw_fd(),
-            parent_events: parent.events().bits(),
+            // -1 is nobody, to poll(2).
+            parent: parent
+                .as_ref()
+                .map_or(-1, |parent| parent.as_fd().as_raw_fd()),
+            parent_events: parent.as_ref().map_or(0, |parent| parent.events().bits()),
             ending,
+            tree,
         };
         let pidfd = AtomicI32::new(-1);
         let pid = sys::clone_running(Share::Descriptors, &pidfd, || watch.run())?;
@@ -102,6 +111,7 @@ struct Watch<'a> {
     parent: RawFd,
     parent_events: i16,
     ending: Ending,
+    tree: Option<Holds>,
 }
 
 /// How a wait ended.
@@ -137,10 +147,25 @@ impl Watch<'_> {
                 sys::with_raw_fd(command, |command| {
                     let _ = sys::pidfd_send_signal(command, libc::SIGKILL);
                     let _ = sys::pidfd_send_signal_to_group(command, libc::SIGKILL);
+                    if self.tree.is_some() {
+                        let _ = sys::poll_within(command, libc::POLLIN, TREE_PATIENCE);
+                    }
                 });
             }
+            self.end_tree();
         }
         sys::exit_group(0)
+    }
+
+    /// The rest of the tree, after the command.
+    fn end_tree(&self) {
+        if let Some(tree) = self.tree {
+            tree.end();
+            let since = sys::now();
+            while !tree.remove() && sys::now().saturating_sub(since) < TREE_PATIENCE {
+                sys::sleep(Duration::from_millis(2));
+            }
+        }
     }
 
     /// The parent is gone, and run-with has the first word.
@@ -165,6 +190,7 @@ impl Watch<'_> {
                 self.page.set_signalled();
             }
             self.see_it_end(command, since);
+            self.end_tree();
             // A stopped run-with can go on and collect the command's status.
             sys::with_raw_fd(self.supervisor, |supervisor| {
                 let _ = sys::pidfd_send_signal(supervisor, libc::SIGCONT);

@@ -18,6 +18,7 @@ mod signals;
 mod spawn;
 mod status;
 mod supervisor;
+mod tree;
 
 pub(super) use mechanisms::survey;
 pub(super) use replace::become_command;

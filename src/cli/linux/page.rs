@@ -16,7 +16,7 @@ use crate::sys::linux::{Shared, SharedWords};
 pub(super) struct Page {
     /// The number of the command's pidfd, written by the kernel; -1 before.
     pub(super) command: AtomicI32,
-    /// The command's pid, written by itself before its exec.
+    /// The command's pid, written by itself before its exec, or by the process that made it in a namespace.
     pid: AtomicI32,
     /// The signal for the parent's exit: 0, then [`CLAIMED`], then [`SENT`].
     signalled: AtomicU32,
@@ -41,6 +41,10 @@ unsafe impl SharedWords for Page {}
 pub(super) enum FailedAt {
     /// A step of the plan, by its index.
     Step(usize),
+    /// Entering the tree's namespace, and being made there.
+    Namespace,
+    /// Moving into the tree's cgroup.
+    Cgroup,
     /// Setting the parent-death signal.
     ParentDeathSignal,
     /// Giving back the dispositions and the signal mask.
@@ -50,13 +54,15 @@ pub(super) enum FailedAt {
 }
 
 impl FailedAt {
-    const FIRST_STEP: u32 = 4;
+    const FIRST_STEP: u32 = 6;
 
     fn number(self) -> u32 {
         match self {
             Self::ParentDeathSignal => 1,
             Self::Signals => 2,
             Self::Exec => 3,
+            Self::Namespace => 4,
+            Self::Cgroup => 5,
             // A plan has fewer than ten steps.
             Self::Step(at) => Self::FIRST_STEP + u32::try_from(at).unwrap_or(0),
         }
@@ -68,6 +74,8 @@ impl FailedAt {
             1 => Some(Self::ParentDeathSignal),
             2 => Some(Self::Signals),
             3 => Some(Self::Exec),
+            4 => Some(Self::Namespace),
+            5 => Some(Self::Cgroup),
             step => Some(Self::Step((step - Self::FIRST_STEP) as usize)),
         }
     }

@@ -4,10 +4,13 @@
 //! plain fork, whose exec is the end of file of a pipe: run-with goes on meanwhile. Any other shares
 //! run-with's memory until its exec (vfork), which is cheaper, and holds run-with until then.
 //!
+//! A command whose tree is a namespace is made there by a process that has entered it, as a child of run-with's.
+//!
 //! Why there was no exec is in the shared page.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,8 +20,9 @@ use super::super::{FAILED, Failure, say};
 use super::page::{FailedAt, Page};
 use super::program::Program;
 use super::signals::Original;
+use super::tree::Holds;
 use crate::run_with::Plan;
-use crate::sys::linux::{self as sys, Share, Shared};
+use crate::sys::linux::{self as sys, Never, Share, Shared};
 
 /// The command, which nobody reaps but run-with: its pid is its own as long as this exists.
 #[derive(Debug)]
@@ -77,6 +81,8 @@ impl Starting {
                 .plan
                 .step_error(step, errno)
                 .map_or_else(|| Failure::own(errno), |error| Failure::caused(&error)),
+            FailedAt::Namespace => Failure::own(format!("entering the namespace: {errno}")),
+            FailedAt::Cgroup => Failure::own(format!("entering the cgroup: {errno}")),
             FailedAt::ParentDeathSignal => Failure::own(format!("PR_SET_PDEATHSIG: {errno}")),
             FailedAt::Signals => Failure::own(format!("giving back the signals: {errno}")),
         })
@@ -90,11 +96,15 @@ pub(super) fn spawn(
     page: &Shared<Page>,
     original: Original,
     bound: bool,
+    tree: Option<Holds>,
 ) -> Result<(Command, Starting), Failure> {
     let failed = |errno: Errno| Failure::own(format!("clone: {errno}"));
     let supervisor = sys::getpid();
     let steps = plan.in_child();
-    let held = sys::ERRNO_FREE && plan.steps().is_empty() && !has_terminal();
+    let in_namespace = tree.is_some_and(|tree| tree.is_namespace());
+    let held = sys::ERRNO_FREE && plan.steps().is_empty() && !in_namespace && !has_terminal();
+    // What it sees of a parent outside its namespace, as long as that lives.
+    let parent = if in_namespace { 0 } else { supervisor };
     let (share, pipe) = if held {
         (Share::MemoryUntilExec, None)
     } else {
@@ -103,15 +113,22 @@ pub(super) fn spawn(
             Some(nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?),
         )
     };
-    let made = sys::clone_running(share, &page.command, || {
-        page.set_pid(sys::getpid());
-        let (at, errno) = match steps.make() {
-            Err((step, errno)) => (FailedAt::Step(step), errno),
-            Ok(()) => become_program(&mut program, original, bound.then_some(supervisor)),
+    let in_child = || {
+        if !in_namespace {
+            page.set_pid(sys::getpid());
+        }
+        let (at, errno) = match (tree.map_or(Ok(()), |tree| tree.join()), steps.make()) {
+            (Err(errno), _) => (FailedAt::Cgroup, errno),
+            (_, Err((step, errno))) => (FailedAt::Step(step), errno),
+            (_, Ok(())) => become_program(&mut program, original, bound.then_some(parent)),
         };
         page.fail(at, errno);
         sys::exit_group(FAILED)
-    });
+    };
+    let made = match tree.filter(Holds::is_namespace) {
+        Some(tree) => make_in_namespace(tree, page, in_child),
+        None => sys::clone_running(share, &page.command, in_child),
+    };
     drop(steps);
     let pid = made.map_err(|errno| {
         // The kernel may have written a number before it failed.
@@ -138,6 +155,34 @@ pub(super) fn spawn(
             exec,
         },
     ))
+}
+
+/// Makes the command's process in a namespace, through one that enters it and shares our descriptors, so that the
+/// command's pidfd is ours. The answer is the command's pid.
+fn make_in_namespace<F: FnOnce() -> Never>(
+    tree: Holds,
+    page: &Shared<Page>,
+    in_child: F,
+) -> Result<i32, Errno> {
+    let own = AtomicI32::new(-1);
+    sys::clone_running(Share::Descriptors, &own, || {
+        let made = tree
+            .enter()
+            .and_then(|()| sys::clone_sibling(&page.command, in_child));
+        match made {
+            Ok(pid) => page.set_pid(pid),
+            Err(errno) => page.fail(FailedAt::Namespace, errno),
+        }
+        sys::exit_group(0)
+    })?;
+    // A pidfd of our child's, which ends as soon as it has made the command.
+    sys::reap_pidfd(sys::adopt(own.load(Ordering::Acquire)).as_fd());
+    match (page.pid(), page.failure()) {
+        (0, Some((_, errno))) => Err(errno),
+        // Somebody has killed it: whatever it had made is in the tree.
+        (0, None) => Err(Errno::ECANCELED),
+        (pid, _) => Ok(pid),
+    }
 }
 
 /// Whether this process has a controlling terminal, whose stop character could stop the command's

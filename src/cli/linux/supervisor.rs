@@ -5,7 +5,7 @@
 //!
 //! | what happens | what is done |
 //! |---|---|
-//! | the command ends | its status is ours: exit, or death by the same signal without a core |
+//! | the command ends | the rest of its tree ends (`--tree`); its status is ours: exit, or death by the same signal without a core |
 //! | the command stops, without a terminal | nothing: who stopped it resumes it |
 //! | the command stops by a signal of job control, or by another in the foreground | run-with stops as well, so that the shell sees its job stopped |
 //! | the guard ends | another is started |
@@ -20,19 +20,21 @@
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::super::args::{Invocation, ParentFlag};
 use super::super::{Failure, say};
-use super::guard::{self, Ending, Guard, PATIENCE};
+use super::guard::{self, Ending, Guard, PATIENCE, TREE_PATIENCE};
 use super::job_control::JobControl;
 use super::page::Page;
 use super::program::Program;
 use super::signals::{self, Signals};
 use super::spawn::{Command, Starting, spawn};
 use super::status::{Event, Pidfile, StatusFd};
+use super::tree::{self, Holds, Tree};
 use super::{inherited, is_bound};
 use crate::exit_with_parent::{Expected, Parent};
 use crate::run_with::Plan;
@@ -103,10 +105,10 @@ enum End {
     Killed(c_int),
 }
 
-/// The parent, and what its exit means.
+/// What the end of run-with means for the command, and that of the parent, if it is bound to one.
 #[derive(Debug)]
 struct Binding {
-    parent: Parent,
+    parent: Option<Parent>,
     ending: Ending,
     /// None between one's end and the next one's start.
     guard: Option<Guard>,
@@ -136,6 +138,7 @@ struct Supervisor {
     page: Shared<Page>,
     binding: Option<Binding>,
     command: Command,
+    tree: Option<Arc<Tree>>,
     /// Until the command has exec'ed.
     starting: Option<Starting>,
     /// Why it has not, or could not be announced.
@@ -157,17 +160,29 @@ impl Supervisor {
             .map(Pidfile::prepare)
             .transpose()?;
         let page = Page::map().map_err(|errno| Failure::own(format!("mmap: {errno}")))?;
-        let binding = match parent {
-            Some(parent) => Some(Binding::new(invocation, parent, &page)?),
-            None => None,
+        let tree = match (invocation.tree, invocation.command.first()) {
+            (Some(by), Some(program)) => Some(tree::contain(by, program, plan.user())?),
+            _ => None,
         };
-        let spawned = match &binding {
-            Some(binding) if binding.parent.is_gone() => Err(Failure::own("the parent is gone")),
-            _ => spawn(plan, program, &page, signals.original(), binding.is_some()),
+        let holds = tree.as_ref().map(|tree| tree.holds());
+        let bound = parent.is_some() || tree.is_some();
+        let mut binding = None;
+        let launch = || {
+            if bound {
+                binding = Some(Binding::new(invocation, parent, &page, holds)?);
+            }
+            if binding.as_ref().is_some_and(Binding::parent_is_gone) {
+                return Err(Failure::own("the parent is gone"));
+            }
+            spawn(plan, program, &page, signals.original(), bound, holds)
         };
-        let (command, starting) = spawned.inspect_err(|_| {
+        let launched = launch();
+        let (command, starting) = launched.inspect_err(|_| {
             if let Some(guard) = binding.as_ref().and_then(|binding| binding.guard.as_ref()) {
                 guard.end();
+            }
+            if let Some(tree) = &tree {
+                tree.clear(TREE_PATIENCE);
             }
         })?;
         Ok(Self {
@@ -175,6 +190,7 @@ impl Supervisor {
             page,
             binding,
             command,
+            tree,
             starting: Some(starting),
             failed: None,
             job: JobControl::default(),
@@ -215,8 +231,13 @@ impl Supervisor {
         let _ = sys::set_no_new_privs();
         let mut keep = vec![2, self.signals.raw_fd(), self.command.pidfd.as_raw_fd()];
         if let Some(binding) = &self.binding {
-            keep.push(binding.parent.poll_fd().as_fd().as_raw_fd());
+            if let Some(parent) = &binding.parent {
+                keep.push(parent.poll_fd().as_fd().as_raw_fd());
+            }
             keep.extend(binding.guard.iter().flat_map(Guard::raw_fds));
+        }
+        if let Some(tree) = &self.tree {
+            keep.extend(tree.holds().raw_fds());
         }
         keep.extend(self.status.raw_fd());
         keep.extend(self.pidfile.as_ref().and_then(Pidfile::raw_fd));
@@ -268,8 +289,8 @@ impl Supervisor {
         ];
         let mut until = None;
         if let Some(binding) = &self.binding {
-            if !binding.gone {
-                let parent = binding.parent.poll_fd();
+            if let (false, Some(parent)) = (binding.gone, &binding.parent) {
+                let parent = parent.poll_fd();
                 fds[2] = poll(parent.as_fd().as_raw_fd(), parent.events().bits());
             }
             let guard = binding.guard.is_none().then_some(binding.next_guard);
@@ -330,13 +351,14 @@ impl Supervisor {
     /// Starts another guard where one has ended.
     fn keep_guarded(&mut self) {
         let now = Instant::now();
+        let holds = self.tree.as_ref().map(|tree| tree.holds());
         let Some(binding) = &mut self.binding else {
             return;
         };
         if binding.guard.is_some() || now < binding.next_guard {
             return;
         }
-        match Guard::start(&self.page, &binding.parent, binding.ending) {
+        match Guard::start(&self.page, binding.parent.as_ref(), binding.ending, holds) {
             Ok(guard) => {
                 binding.guard = Some(guard);
                 binding.next_guard = now + GUARD_INTERVAL;
@@ -374,7 +396,7 @@ impl Supervisor {
             return;
         };
         let mut send = false;
-        if !binding.gone && binding.parent.is_gone() {
+        if !binding.gone && binding.parent_is_gone() {
             binding.gone = true;
             binding.deadline = binding
                 .ending
@@ -404,6 +426,12 @@ impl Supervisor {
 
     /// Leaves nothing behind. `end`: how the command ended, if there was one.
     fn finish(&mut self, end: Option<&End>) {
+        // While there is a guard.
+        if let Some(tree) = &self.tree {
+            if !tree.clear(TREE_PATIENCE) {
+                say("processes of the command's tree do not end after SIGKILL");
+            }
+        }
         self.page.set_done();
         if let Some(guard) = self
             .binding
@@ -422,12 +450,17 @@ impl Supervisor {
 }
 
 impl Binding {
-    fn new(invocation: &Invocation, parent: Parent, page: &Shared<Page>) -> Result<Self, Failure> {
+    fn new(
+        invocation: &Invocation,
+        parent: Option<Parent>,
+        page: &Shared<Page>,
+        tree: Option<Holds>,
+    ) -> Result<Self, Failure> {
         let ending = Ending {
             signal: invocation.signal,
             kill_after: invocation.kill_after,
         };
-        let guard = Guard::start(page, &parent, ending)
+        let guard = Guard::start(page, parent.as_ref(), ending, tree)
             .map_err(|errno| Failure::own(format!("starting the guard: {errno}")))?;
         Ok(Self {
             parent,
@@ -438,6 +471,10 @@ impl Binding {
             look_again: None,
             deadline: None,
         })
+    }
+
+    fn parent_is_gone(&self) -> bool {
+        self.parent.as_ref().is_some_and(Parent::is_gone)
     }
 }
 

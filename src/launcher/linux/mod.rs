@@ -17,8 +17,11 @@ use super::{CaptiveError, Containment, ExitReport, SpawnError};
 use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
+#[cfg(feature = "cli")]
+mod alone;
 mod child;
 mod claim;
+mod contained;
 mod guard;
 mod news;
 mod outcome;
@@ -36,8 +39,12 @@ mod stage;
 mod stuck;
 mod tree;
 
+#[cfg(feature = "cli")]
+pub(crate) use alone::{Holds, contain_alone};
 use process::Process;
 use runtime::Runtime;
+#[cfg(feature = "cli")]
+pub(crate) use tree::Tree;
 
 pub(super) fn is_supported() -> bool {
     // A descriptor that cannot be open: EBADF from a kernel that knows P_PIDFD, EINVAL before 5.4.

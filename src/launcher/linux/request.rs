@@ -355,8 +355,7 @@ pub(super) fn check(command: &Command) -> Result<(), SpawnError> {
 
 /// The user that a command changes to.
 pub(super) fn user_of(command: &Command) -> Result<Option<u32>, SpawnError> {
-    let (_, _, identity) = plan(command)?.into_parts();
-    Ok(identity.map(|identity| identity.uid()))
+    Ok(plan(command)?.user())
 }
 
 fn plan(command: &Command) -> Result<Plan, SpawnError> {

@@ -11,13 +11,14 @@ use nix::errno::Errno;
 use super::super::command::{Command, Defaults};
 use super::super::stdio::Pipes;
 use super::super::{CaptiveError, SpawnError, SpawnStep};
+use super::contained;
 use super::guard::{Guard, Helper};
 use super::process::Process;
 use super::reaper::Reaper;
 use super::request::{self, Prepared, Request};
 use super::spawner::{Made, Spawners};
 use super::stage;
-use super::tree::{self, Tree};
+use super::tree::Tree;
 use crate::sys::linux::{self as sys, Owner};
 
 #[derive(Debug)]
@@ -97,12 +98,12 @@ impl Runtime {
         })?;
         // Before the tree: what is wrong with the command changes nothing.
         request::check(command)?;
-        let tree = tree::contain(self, command)?;
+        let tree = contained::contain(self, command)?;
         let spawned = self.spawn_in(command, defaults, tree.as_ref());
         if let (Err(_), Some(tree)) = (&spawned, &tree) {
             self.end_tree(tree);
         }
-        spawned.map_err(|error| tree::explain(self, command, error))
+        spawned.map_err(|error| contained::explain(self, command, error))
     }
 
     /// Into a tree that has been made for it.

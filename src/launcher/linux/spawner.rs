@@ -230,6 +230,12 @@ fn make_in_namespace(
     Err(Errno::ECANCELED)
 }
 
+/// Makes a child of the calling thread.
+#[cfg(feature = "cli")]
+pub(super) fn make_here(request: &mut Request, progress: &Progress) -> Result<Made, Errno> {
+    make(&mut None, request, progress).map_err(|failed| failed.errno)
+}
+
 fn make(
     stack: &mut Option<GuardedStack>,
     request: &mut Request,

@@ -97,6 +97,12 @@ impl Plan {
         (self.steps, self.root, self.identity)
     }
 
+    /// The user that it changes to.
+    #[cfg(all(feature = "launcher", target_os = "linux"))]
+    pub(crate) fn user(&self) -> Option<u32> {
+        self.identity.as_ref().map(Identity::uid)
+    }
+
     /// The steps, in order.
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps

@@ -22,6 +22,24 @@ pub(crate) fn kill_cgroup(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     write_one(directory, c"cgroup.kill", c"1")
 }
 
+/// Removes a cgroup that has this name in the one above; rmdir(2). EBUSY as long as there is something in it.
+pub(crate) fn remove_cgroup(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    let flags = int_arg(libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC);
+    let args = [fd_arg(directory), c"..".as_ptr() as usize, flags, 0, 0, 0];
+    // SAFETY: the kernel reads a NUL-terminated string.
+    let parent = unsafe { syscall(libc::SYS_openat, args) }?;
+    let remove = int_arg(libc::AT_REMOVEDIR);
+    // SAFETY: as above.
+    let removed = unsafe {
+        syscall(
+            libc::SYS_unlinkat,
+            [parent, name.as_ptr() as usize, remove, 0, 0, 0],
+        )
+    };
+    let _ = plain(libc::SYS_close, [parent, 0, 0, 0, 0, 0]);
+    removed.map(drop)
+}
+
 /// Takes the lock of an open file if it is free; flock(2). It is the *open file's*: a copy of the descriptor in another
 /// process holds it too, and it is free when the last copy is closed.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> Result<bool, Errno> {

@@ -61,6 +61,12 @@ pub(crate) fn clone_running<F: FnOnce() -> Never>(
     }
 }
 
+/// A child whose memory and descriptors are copies, and whose parent is ours; clone(2), CLONE_PARENT: not by the init of
+/// a PID namespace (EINVAL). Its exit signal is ours. Otherwise as [`clone_running`].
+pub(crate) fn clone_sibling<F: FnOnce() -> Never>(pidfd: &AtomicI32, run: F) -> Result<i32, Errno> {
+    clone(libc::CLONE_PIDFD | libc::CLONE_PARENT, pidfd, run)
+}
+
 /// A child whose memory is a copy.
 #[allow(unreachable_code, reason = "the child does not come back")]
 fn clone<F: FnOnce() -> Never>(flags: i32, pidfd: &AtomicI32, run: F) -> Result<i32, Errno> {

@@ -58,6 +58,11 @@ impl Name {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
+    /// Its bytes, with at least one NUL.
+    pub fn with_nul(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn push(&mut self, text: &[u8]) {
         for byte in text {
             // One remains zero.

@@ -1,50 +1,68 @@
 //! Which mechanism contains a captive: the table of [`Containment`].
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::super::super::command::Command;
-use super::super::super::{Containment, ContainmentError, Missing, SpawnError, SpawnStep};
-use super::super::request;
-use super::super::runtime::Runtime;
-use super::super::spawner::NotMade;
+use super::super::super::{Containment, ContainmentError, Missing, SpawnError};
+use super::super::guard::Helper;
+use super::super::request::Request;
+use super::super::spawner::Made;
 use super::cgroup::{self, Cgroup, Why};
 use super::{Namespace, Tree};
 use crate::sys::linux as sys;
 
-/// What a command asks for; `None` if only the captive itself is to end.
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Wish<'a> {
+    pub(in super::super) program: &'a OsStr,
+    pub(in super::super) containment: Containment,
+    /// Where its cgroup is to be made, if anywhere.
+    pub(in super::super) cgroup: Option<&'a Path>,
+}
+
+/// Who makes it: a launcher with its threads, or a program that has one.
+pub(in super::super) trait Means {
+    fn helper(&self) -> &Helper;
+
+    /// Makes a child.
+    fn child(&self, request: Request) -> Result<Made, Errno>;
+
+    /// The user that the captive will have, if not ours.
+    fn user(&self) -> Result<Option<u32>, SpawnError>;
+
+    /// Ends a tree in which there is nothing.
+    fn discard(&self, tree: Tree);
+}
+
+/// A tree as it is asked for.
 pub(in super::super) fn contain(
-    runtime: &'static Runtime,
-    command: &Command,
-) -> Result<Option<Arc<Tree>>, SpawnError> {
-    let asked = command.containment;
-    let wanted: &[Containment] = match asked {
-        Containment::Process | Containment::PidfdAutokill => {
-            if command.cgroup.is_some() {
-                return Err(command.invalid(format!(
-                    "cgroup() with containment {asked}: it holds a tree"
-                )));
-            }
-            return Ok(None);
-        }
+    wish: &Wish<'_>,
+    means: &impl Means,
+) -> Result<Arc<Tree>, SpawnError> {
+    let wanted: &[Containment] = match &wish.containment {
         Containment::Tree => &[
             Containment::PidNamespace,
             Containment::Cgroup,
             Containment::UserNamespace,
         ],
-        _ => &[asked],
+        named => &[*named],
     };
-    let maker = Maker { runtime, command };
     let mut missing = Vec::new();
     for containment in wanted {
-        let made = match maker.escape(*containment)? {
-            Some(why) if asked == Containment::Tree => Err((why, None)),
-            _ => maker.make(*containment),
+        let escape = if wish.containment == Containment::Tree {
+            escape(*containment, wish, means)?
+        } else {
+            None
+        };
+        let made = match escape {
+            Some(why) => Err((why, None)),
+            None => make(*containment, wish, means),
         };
         match made {
-            Ok(tree) => return Ok(Some(Arc::new(tree))),
+            Ok(tree) => return Ok(Arc::new(tree)),
             Err((what, errno)) => missing.push(Missing {
                 containment: *containment,
                 what,
@@ -52,145 +70,108 @@ pub(in super::super) fn contain(
             }),
         }
     }
-    Err(maker.refusal(missing))
+    Err(refusal(missing, wish, means))
 }
 
-/// What an error of a spawn means: of one that the kernel was to end, that this kernel cannot.
-pub(in super::super) fn explain(
-    runtime: &'static Runtime,
-    command: &Command,
-    error: SpawnError,
+/// The error, with what could be had. By trying: nothing else tells.
+pub(in super::super) fn refusal(
+    missing: Vec<Missing>,
+    wish: &Wish<'_>,
+    means: &impl Means,
 ) -> SpawnError {
-    match error {
-        SpawnError::Step {
-            step: SpawnStep::Clone,
-            errno,
-            ..
-        } if command.containment == Containment::PidfdAutokill => {
-            let missing = Missing {
-                containment: command.containment,
-                what: "clone3 with CLONE_PIDFD_AUTOKILL (Linux 7.1, CAP_SYS_ADMIN)".to_owned(),
-                errno: Some(errno),
+    let mut available = Vec::new();
+    for containment in Containment::OF_TREES {
+        if containment == wish.containment {
+            continue;
+        }
+        if let Ok(tree) = make(containment, wish, means) {
+            available.push(containment);
+            means.discard(tree);
+        }
+    }
+    SpawnError::Containment(ContainmentError {
+        program: wish.program.to_owned(),
+        asked: wish.containment,
+        missing,
+        available,
+    })
+}
+
+/// Why this mechanism is not one for `Tree`, although it may be had.
+fn escape(
+    containment: Containment,
+    wish: &Wish<'_>,
+    means: &impl Means,
+) -> Result<Option<String>, SpawnError> {
+    let own = nix::unistd::geteuid();
+    Ok(match containment {
+        Containment::Cgroup => {
+            let Ok(base) = base(wish) else {
+                return Ok(None);
             };
-            Maker { runtime, command }.refusal(vec![missing])
+            let uid = means.user()?.unwrap_or(own.as_raw());
+            cgroup::may_leave(&base, uid).then(|| {
+                format!(
+                    "a process of user {uid} could leave it by a write to cgroup.procs in or above {}",
+                    base.display()
+                )
+            })
         }
-        other => other,
+        // With root's user mapped it would have every capability there.
+        Containment::UserNamespace => own.is_root().then(|| "the launcher is root".to_owned()),
+        _ => None,
+    })
+}
+
+fn make(containment: Containment, wish: &Wish<'_>, means: &impl Means) -> Result<Tree, Why> {
+    let mut tree = Tree {
+        containment,
+        name: cgroup::next_number(),
+        namespace: None,
+        cgroup: None,
+        ending: false.into(),
+        let_go: false.into(),
+    };
+    match containment {
+        Containment::PidNamespace => {
+            if !has_sys_admin() {
+                return Err(("CAP_SYS_ADMIN is missing".to_owned(), None));
+            }
+            tree.namespace = Some(namespace(false, means)?);
+        }
+        Containment::UserNamespace => tree.namespace = Some(namespace(true, means)?),
+        _ => {}
+    }
+    if containment == Containment::Cgroup || wish.cgroup.is_some() {
+        let made = make_cgroup(wish).inspect_err(|_| {
+            if let Some(namespace) = &tree.namespace {
+                namespace.end_now();
+            }
+        });
+        let (cgroup, name) = made?;
+        tree.cgroup = Some(cgroup);
+        tree.name = name;
+    }
+    Ok(tree)
+}
+
+fn namespace(user: bool, means: &impl Means) -> Result<Namespace, Why> {
+    Namespace::start(user, means.helper(), |request| means.child(request))
+}
+
+fn base(wish: &Wish<'_>) -> Result<PathBuf, Why> {
+    match wish.cgroup {
+        Some(given) => Ok(given.to_owned()),
+        None => cgroup::own(),
     }
 }
 
-struct Maker<'a> {
-    runtime: &'static Runtime,
-    command: &'a Command,
-}
-
-impl Maker<'_> {
-    /// Why this mechanism is not one for `Tree`, although it may be had.
-    fn escape(&self, containment: Containment) -> Result<Option<String>, SpawnError> {
-        let root = nix::unistd::geteuid().is_root();
-        Ok(match containment {
-            Containment::Cgroup => {
-                let Ok(base) = self.base() else {
-                    return Ok(None);
-                };
-                let own = nix::unistd::geteuid().as_raw();
-                let uid = request::user_of(self.command)?.unwrap_or(own);
-                cgroup::may_leave(&base, uid).then(|| {
-                    format!(
-                        "a process of user {uid} could leave it by writing to cgroup.procs in {}",
-                        base.display()
-                    )
-                })
-            }
-            // With root's user mapped it would have every capability there.
-            Containment::UserNamespace => root.then(|| "the launcher is root".to_owned()),
-            _ => None,
-        })
+fn make_cgroup(wish: &Wish<'_>) -> Result<(Cgroup, u64), Why> {
+    let base = base(wish)?;
+    if wish.cgroup.is_some() {
+        cgroup::sweep_given(&base);
     }
-
-    /// The error, with what could be had. By trying: nothing else tells.
-    fn refusal(&self, missing: Vec<Missing>) -> SpawnError {
-        let asked = self.command.containment;
-        let mut available = Vec::new();
-        for containment in Containment::OF_TREES {
-            if containment == asked {
-                continue;
-            }
-            if let Ok(tree) = self.make(containment) {
-                available.push(containment);
-                self.runtime.end_tree(&Arc::new(tree));
-            }
-        }
-        SpawnError::Containment(ContainmentError {
-            program: self.command.program.clone(),
-            asked,
-            missing,
-            available,
-        })
-    }
-
-    fn make(&self, containment: Containment) -> Result<Tree, Why> {
-        let mut tree = Tree {
-            containment,
-            name: cgroup::next_number(),
-            namespace: None,
-            cgroup: None,
-            ending: false.into(),
-            let_go: false.into(),
-        };
-        match containment {
-            Containment::PidNamespace => {
-                if !has_sys_admin() {
-                    return Err(("CAP_SYS_ADMIN is missing".to_owned(), None));
-                }
-                tree.namespace = Some(self.namespace(false)?);
-            }
-            Containment::UserNamespace => tree.namespace = Some(self.namespace(true)?),
-            _ => {}
-        }
-        if containment == Containment::Cgroup || self.command.cgroup.is_some() {
-            let made = self.cgroup().inspect_err(|_| {
-                if let Some(namespace) = &tree.namespace {
-                    namespace.end_now();
-                }
-            });
-            let (cgroup, name) = made?;
-            tree.cgroup = Some(cgroup);
-            tree.name = name;
-        }
-        Ok(tree)
-    }
-
-    fn namespace(&self, user: bool) -> Result<Namespace, Why> {
-        let runtime = self.runtime;
-        Namespace::start(user, runtime.helper(), |request| {
-            runtime
-                .spawners()
-                .make(request, self.command.spawn_timeout)
-                .map_err(|failed| match failed {
-                    NotMade::Step(_, errno) => errno,
-                    NotMade::Stalled(..) => Errno::ETIMEDOUT,
-                    NotMade::Late(made, _) => {
-                        runtime.reap_made(made);
-                        Errno::ETIMEDOUT
-                    }
-                })
-        })
-    }
-
-    fn base(&self) -> Result<PathBuf, Why> {
-        match &self.command.cgroup {
-            Some(given) => Ok(given.clone()),
-            None => cgroup::own(),
-        }
-    }
-
-    fn cgroup(&self) -> Result<(Cgroup, u64), Why> {
-        let base: &Path = &self.base()?;
-        if self.command.cgroup.is_some() {
-            cgroup::sweep_given(base);
-        }
-        Cgroup::make(base)
-    }
+    Cgroup::make(&base)
 }
 
 fn has_sys_admin() -> bool {

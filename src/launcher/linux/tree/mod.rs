@@ -25,7 +25,7 @@ mod marks;
 mod namespace;
 
 pub(super) use cgroup::{Cgroup, Events, sweep_own};
-pub(super) use choose::{contain, explain};
+pub(super) use choose::{Means, Wish, contain, refusal};
 pub(super) use namespace::Namespace;
 
 #[derive(Debug)]

@@ -86,7 +86,7 @@ impl Namespace {
         &self.init
     }
 
-    pub(super) fn pipe(&self) -> &OwnedFd {
+    pub(in super::super) fn pipe(&self) -> &OwnedFd {
         &self.pipe
     }
 

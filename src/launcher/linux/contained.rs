@@ -1,0 +1,93 @@
+//! Trees as the launcher makes them, with its threads.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::super::command::Command;
+use super::super::{Containment, Missing, SpawnError, SpawnStep};
+use super::guard::Helper;
+use super::request::{self, Request};
+use super::runtime::Runtime;
+use super::spawner::{Made, NotMade};
+use super::tree::{self, Means, Tree, Wish};
+
+struct ByThreads<'a> {
+    runtime: &'static Runtime,
+    command: &'a Command,
+}
+
+impl Means for ByThreads<'_> {
+    fn helper(&self) -> &Helper {
+        self.runtime.helper()
+    }
+
+    fn child(&self, request: Request) -> Result<Made, Errno> {
+        let limit = self.command.spawn_timeout;
+        let made = self.runtime.spawners().make(request, limit);
+        made.map_err(|failed| match failed {
+            NotMade::Step(_, errno) => errno,
+            NotMade::Stalled(..) => Errno::ETIMEDOUT,
+            NotMade::Late(made, _) => {
+                self.runtime.reap_made(made);
+                Errno::ETIMEDOUT
+            }
+        })
+    }
+
+    fn user(&self) -> Result<Option<u32>, SpawnError> {
+        request::user_of(self.command)
+    }
+
+    fn discard(&self, tree: Tree) {
+        self.runtime.end_tree(&Arc::new(tree));
+    }
+}
+
+fn wish(command: &Command) -> Wish<'_> {
+    Wish {
+        program: &command.program,
+        containment: command.containment,
+        cgroup: command.cgroup.as_deref(),
+    }
+}
+
+/// What a command asks for; `None` if only the captive itself is to end.
+pub(super) fn contain(
+    runtime: &'static Runtime,
+    command: &Command,
+) -> Result<Option<Arc<Tree>>, SpawnError> {
+    let asked = command.containment;
+    if matches!(asked, Containment::Process | Containment::PidfdAutokill) {
+        if command.cgroup.is_some() {
+            let what = format!("cgroup() with containment {asked}: it holds a tree");
+            return Err(command.invalid(what));
+        }
+        return Ok(None);
+    }
+    tree::contain(&wish(command), &ByThreads { runtime, command }).map(Some)
+}
+
+/// What an error of a spawn means: of one that the kernel was to end, that this kernel cannot.
+pub(super) fn explain(
+    runtime: &'static Runtime,
+    command: &Command,
+    error: SpawnError,
+) -> SpawnError {
+    match error {
+        SpawnError::Step {
+            step: SpawnStep::Clone,
+            errno,
+            ..
+        } if command.containment == Containment::PidfdAutokill => {
+            let missing = Missing {
+                containment: command.containment,
+                what: "clone3 with CLONE_PIDFD_AUTOKILL (Linux 7.1, CAP_SYS_ADMIN)".to_owned(),
+                errno: Some(errno),
+            };
+            let means = ByThreads { runtime, command };
+            tree::refusal(vec![missing], &wish(command), &means)
+        }
+        other => other,
+    }
+}
