@@ -28,7 +28,7 @@ _run_with()
         fi
         case ${words[i]} in
             --) command=$((i + 1)); break ;;
-            -s|--signal|-k|--kill-after|--expect-parent|--parent-fd|--pidfile|--status-fd|--generate) flag=${words[i]} ;;
+            -s|--signal|-k|--kill-after|--tree-by|--expect-parent|--parent-fd|--pidfile|--status-fd|--generate) flag=${words[i]} ;;
             -*) ;;
             *=*) options=1 ;;
             *) command=$i; break ;;
@@ -58,13 +58,14 @@ _run_with()
     fi
     case $flag in
         -s|--signal) _run_with_reply "$lead" "$value" -W 'HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS'; return ;;
+        --tree-by) _run_with_reply "$lead" "$value" -W 'pid-namespace user-namespace cgroup'; return ;;
         --expect-parent) _run_with_reply "$lead" "$value" -W '$$'; return ;;
         --pidfile) compopt -o filenames 2>/dev/null; _run_with_reply "$lead" "$value" -f; return ;;
         --generate) _run_with_reply "$lead" "$value" -W 'man bash zsh fish'; return ;;
         ?*) return ;;
     esac
     if [[ $cur == -* ]]; then
-        _run_with_reply '' "$cur" -W '-s --signal -k --kill-after --expect-parent --parent-fd --exec --no-forward --pidfile --status-fd --mechanisms --json --generate -h --help -V --version'
+        _run_with_reply '' "$cur" -W '-s --signal -k --kill-after --tree --tree-by --expect-parent --parent-fd --exec --no-forward --pidfile --status-fd --mechanisms --json --generate -h --help -V --version'
         return
     fi
     local element=${cur##*,}

@@ -13,7 +13,7 @@ function __run_with_command
             case --
                 math $i + 1
                 return 0
-            case -s --signal -k --kill-after --expect-parent --parent-fd --pidfile --status-fd --generate
+            case -s --signal -k --kill-after --tree-by --expect-parent --parent-fd --pidfile --status-fd --generate
                 set flag $words[$i]
             case '-*' '*=*'
             case '*'
@@ -62,6 +62,8 @@ complete -c run-with -n '__run_with_command >/dev/null' -a '(__run_with_complete
 complete -c run-with -n 'not __run_with_command >/dev/null' -a '(__run_with_operands)'
 complete -c run-with -n 'not __run_with_command >/dev/null' -s s -l signal -x -a 'HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS' -d 'what the command gets when the parent is gone [TERM]'
 complete -c run-with -n 'not __run_with_command >/dev/null' -s k -l kill-after -x -d 'after how long SIGKILL follows; 0: never [10s]'
+complete -c run-with -n 'not __run_with_command >/dev/null' -l tree -d 'end the command\'s whole tree with it'
+complete -c run-with -n 'not __run_with_command >/dev/null' -l tree-by -x -a 'pid-namespace user-namespace cgroup' -d 'the same, by this mechanism'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l expect-parent -x -a '(__fish_complete_pids)' -d 'the parent is this process, or it is gone already'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l parent-fd -x -d 'the parent is behind this pidfd, or holds this pipe\'s other end'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l exec -d 'no supervisor: become the command (thread-scoped; see the manual)'

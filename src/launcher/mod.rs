@@ -92,7 +92,7 @@ cfg_if::cfg_if! {
 }
 
 #[cfg(all(feature = "cli", target_os = "linux", captive_helper))]
-pub(crate) use linux::{Holds, Tree, contain_alone};
+pub(crate) use linux::{Holds, Tree, contain_alone, own_cgroup};
 
 pub use captive::{Captive, Stuck};
 pub use command::{Command, LauncherExit, Resource};

@@ -169,6 +169,16 @@ fn matches_runs(wrapper: &[&str]) -> Outcome {
         ("chroot", &["chroot=/", "true"]),
         ("user", &["user=65533:65533", "true"]),
         ("async-teardown", &["async-teardown=on", "true"]),
+        ("--tree", &["--tree", "true"]),
+        (
+            "--tree-by pid-namespace",
+            &["--tree-by", "pid-namespace", "true"],
+        ),
+        (
+            "--tree-by user-namespace",
+            &["--tree-by", "user-namespace", "true"],
+        ),
+        ("--tree-by cgroup", &["--tree-by", "cgroup", "true"]),
     ] {
         let available = says(wrapper, "options", name)?;
         let out = run(wrapper, args)?;

@@ -11,6 +11,8 @@ use super::super::systemd;
 use crate::async_teardown;
 use crate::sys::linux as sys;
 
+mod tree;
+
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 const CAP_SYS_CHROOT: u32 = 18;
@@ -26,13 +28,16 @@ pub(crate) fn survey() -> Survey {
             release.as_deref().unwrap_or("(unknown release)")
         ),
         process: process(parent),
-        options: vec![
+        options: [
             exit_with_parent(&mechanisms, parent),
             exit_with_parent_exec(&mechanisms, parent),
             chroot(),
             user(),
             teardown(),
-        ],
+        ]
+        .into_iter()
+        .chain(tree::offers(mechanisms.lacking(), release.as_deref()))
+        .collect(),
         mechanisms: mechanisms.offers(),
     }
 }
@@ -80,6 +85,16 @@ impl Mechanisms {
             close_range: sys::probe_close_range(),
             parent_death_signal: sys::parent_death_signal().map(drop),
             pidfd: own.map(drop),
+        }
+    }
+
+    /// What run-with and its guard need to end a command.
+    fn lacking(&self) -> Option<&'static str> {
+        let held = self.pidfd.is_ok() && self.clone_pidfd && matches!(self.signal, Some(Ok(())));
+        match self.parent_death_signal {
+            Ok(()) if held => None,
+            Ok(()) => Some("pidfds are missing: --exec is what is left"),
+            Err(_) => Some("there is no parent-death signal, the second line"),
         }
     }
 
@@ -260,14 +275,7 @@ fn offer(name: &'static str, refusal: Option<String>, uses: &str) -> Offer {
 }
 
 fn exit_with_parent(mechanisms: &Mechanisms, parent: Parent) -> Offer {
-    let held = mechanisms.pidfd.is_ok()
-        && mechanisms.clone_pidfd
-        && matches!(mechanisms.signal, Some(Ok(())));
-    let refusal = match mechanisms.parent_death_signal {
-        Ok(()) if held => parent.refusal(false),
-        Ok(()) => Some("pidfds are missing: --exec is what is left"),
-        Err(_) => Some("there is no parent-death signal, the second line"),
-    };
+    let refusal = mechanisms.lacking().or_else(|| parent.refusal(false));
     let uses = "pidfd of the parent, watched by run-with and its guard; second line: \
                 parent-death signal KILL";
     offer("exit-with-parent", refusal.map(str::to_owned), uses)

@@ -3,12 +3,21 @@
 cfg_if::cfg_if! {
     if #[cfg(captive_helper)] {
         use std::ffi::OsStr;
+        use std::path::PathBuf;
         use std::sync::Arc;
 
         use super::super::Failure;
         use super::super::args::TreeBy;
         use crate::Containment;
         pub(super) use crate::launcher::{Holds, Tree, contain_alone};
+
+        /// Whether there can be trees.
+        pub(super) const IS_BUILT: bool = true;
+
+        /// The cgroup in which one would be made, or why none can be.
+        pub(super) fn own_cgroup() -> Result<PathBuf, String> {
+            crate::launcher::own_cgroup()
+        }
 
         /// A tree for the command; `user` is the one it will have, if not ours.
         pub(super) fn contain(
@@ -26,6 +35,6 @@ cfg_if::cfg_if! {
         }
     } else {
         mod without;
-        pub(super) use without::{Holds, Tree, contain};
+        pub(super) use without::{Holds, IS_BUILT, Tree, contain, own_cgroup};
     }
 }

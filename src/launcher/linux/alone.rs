@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,24 @@ pub(crate) fn contain_alone(
     let helper = Helper::default();
     tree::sweep_own();
     tree::contain(&wish, &Alone { helper, user })
+}
+
+/// The cgroup in which one would be made, if we may.
+pub(crate) fn own_cgroup() -> Result<PathBuf, String> {
+    let why = |(what, errno): (String, Option<Errno>)| match errno {
+        Some(errno) => format!("{what}: {errno}"),
+        None => what,
+    };
+    let own = tree::own_cgroup().map_err(why)?;
+    let flags = nix::fcntl::AtFlags::AT_EACCESS;
+    nix::unistd::faccessat(
+        nix::fcntl::AT_FDCWD,
+        &own,
+        nix::unistd::AccessFlags::W_OK,
+        flags,
+    )
+    .map_err(|errno| why((own.display().to_string(), Some(errno))))?;
+    Ok(own)
 }
 
 impl Tree {

@@ -26,6 +26,7 @@ mod guard;
 mod news;
 mod outcome;
 mod primitive;
+mod proc;
 mod process;
 #[path = "helper/protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the helper uses the rest")]
@@ -40,7 +41,7 @@ mod stuck;
 mod tree;
 
 #[cfg(feature = "cli")]
-pub(crate) use alone::{Holds, contain_alone};
+pub(crate) use alone::{Holds, contain_alone, own_cgroup};
 use process::Process;
 use runtime::Runtime;
 #[cfg(feature = "cli")]
@@ -137,7 +138,7 @@ impl Handle {
     }
 
     pub(super) fn stuck(&self) -> Stuck {
-        stuck::look_at(self.process.pid())
+        stuck::look_at(&self.process)
     }
 
     pub(super) fn detach(&self) -> Result<(), CaptiveError> {

@@ -25,7 +25,7 @@ use super::super::protocol::Name;
 use crate::sys::linux as sys;
 
 /// What failed, with its operand, and the errno if a system call said so.
-pub(super) type Why = (String, Option<Errno>);
+pub(in super::super) type Why = (String, Option<Errno>);
 
 #[derive(Debug)]
 pub(in super::super) struct Cgroup {
@@ -250,7 +250,7 @@ pub(super) fn sweep_given(base: &Path) {
 }
 
 /// The launcher's own cgroup, as a directory: the path of `/proc/self/cgroup` in a mount of `/proc/self/mountinfo`.
-pub(super) fn own() -> Result<PathBuf, Why> {
+pub(in super::super) fn own() -> Result<PathBuf, Why> {
     let read = |path: &str| {
         fs::read(path).map_err(|error: io::Error| {
             (path.to_owned(), error.raw_os_error().map(Errno::from_raw))

@@ -24,6 +24,8 @@ mod choose;
 mod marks;
 mod namespace;
 
+#[cfg(feature = "cli")]
+pub(super) use cgroup::own as own_cgroup;
 pub(super) use cgroup::{Cgroup, Events, sweep_own};
 pub(super) use choose::{Means, Wish, contain, refusal};
 pub(super) use namespace::Namespace;

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::super::guard::Helper;
+use super::super::proc;
 use super::super::process::Process;
 use super::super::protocol::{INIT_PIPE, ROLE_INIT};
 use super::super::request::{Given, Request};
@@ -68,16 +69,13 @@ impl Namespace {
             "clone with CLONE_NEWPID"
         };
         let child = make(request).map_err(failed(what))?;
-        let pid = child.pid;
         let namespace = Self {
             init: Arc::new(Process::unguarded(child)),
             pipe,
             user,
         };
         if user {
-            // Its pid is its own: it has not been reaped, unless SIGCHLD is ignored, and then it ends only when the
-            // pipe does.
-            map_ourselves(pid).inspect_err(|_| namespace.end_now())?;
+            map_ourselves(&namespace.init).inspect_err(|_| namespace.end_now())?;
         }
         Ok(namespace)
     }
@@ -107,9 +105,12 @@ impl Namespace {
     }
 }
 
-/// In the user namespace of `pid` our user and group are themselves, and there are no others; user_namespaces(7): a
+/// In the user namespace of `init` our user and group are themselves, and there are no others; user_namespaces(7): a
 /// map of one's own user needs no privilege, one of the group that setgroups(2) has been given up.
-fn map_ourselves(pid: i32) -> Result<(), Why> {
+fn map_ourselves(init: &Process) -> Result<(), Why> {
+    // It lives as long as its pipe, so the number stays its own.
+    let directory = proc::directory(init.as_fd())
+        .ok_or_else(|| ("/proc does not show the namespace's init".to_owned(), None))?;
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let files = [
         ("setgroups", "deny".to_owned()),
@@ -117,13 +118,14 @@ fn map_ourselves(pid: i32) -> Result<(), Why> {
         ("uid_map", format!("{uid} {uid} 1\n")),
     ];
     for (name, text) in files {
-        let path = format!("/proc/{pid}/{name}");
+        let path = directory.join(name);
         // In one write, as the kernel wants it.
         let written = fs::OpenOptions::new()
             .write(true)
             .open(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()));
         if let Err(error) = written {
+            let path = path.display().to_string();
             return Err((path, error.raw_os_error().map(Errno::from_raw)));
         }
     }
