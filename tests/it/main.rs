@@ -47,6 +47,7 @@ mod teardown;
 mod terminal;
 mod threads;
 mod transparency;
+mod tree;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -73,6 +74,7 @@ fn main() {
     trials.extend(teardown::tests());
     trials.extend(terminal::tests());
     trials.extend(transparency::tests());
+    trials.extend(tree::tests());
     trials.extend(namespaces::tests());
     trials.extend(orphans::tests());
     trials.extend(threads::tests());

@@ -43,6 +43,24 @@ pub(super) const WRAPPERS: &[Wrapper] = &[
         is_nbdkit: false,
     },
     Wrapper {
+        row: "`run-with --tree`",
+        name: "peers::run-with-tree",
+        needs: &[
+            Need::Root,
+            Need::Program("nbdkit"),
+            Need::Program("unshare"),
+        ],
+        prefix: &["run-with", "--tree", "exit-with-parent=on", "--"],
+        told: Some(&[
+            "run-with",
+            "--tree",
+            "--expect-parent={launcher}",
+            "exit-with-parent=on",
+            "--",
+        ]),
+        is_nbdkit: false,
+    },
+    Wrapper {
         row: "`run-with --exec`",
         name: "peers::run-with-exec",
         needs: &[
@@ -96,6 +114,27 @@ pub(super) const WRAPPERS: &[Wrapper] = &[
             Need::Program("unshare"),
         ],
         prefix: &["bwrap", "--dev-bind", "/", "/", "--die-with-parent", "--"],
+        told: None,
+        is_nbdkit: false,
+    },
+    Wrapper {
+        row: "`bwrap --unshare-pid --die-with-parent`",
+        name: "peers::bwrap-unshare-pid",
+        needs: &[
+            Need::Root,
+            Need::Program("bwrap"),
+            Need::Program("nbdkit"),
+            Need::Program("unshare"),
+        ],
+        prefix: &[
+            "bwrap",
+            "--dev-bind",
+            "/",
+            "/",
+            "--unshare-pid",
+            "--die-with-parent",
+            "--",
+        ],
         told: None,
         is_nbdkit: false,
     },
