@@ -22,6 +22,7 @@ use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const BASH: &[Need] = &[Need::Program("bash")];
+const BASH_ROOT: &[Need] = &[Need::Root, Need::Program("bash")];
 const TMUX: &[Need] = &[Need::Program("bash"), Need::Program("tmux")];
 
 pub fn tests() -> Vec<Trial> {
@@ -43,6 +44,19 @@ pub fn tests() -> Vec<Trial> {
         test("terminal::suspend", BASH, || on_pty(suspend)),
         test("terminal::suspend_in_tmux", TMUX, || in_tmux(suspend)),
         test("terminal::hang_up", &[], hang_up),
+        // The command's process group and session have numbers in another namespace.
+        test("terminal::filter_tree", BASH_ROOT, || {
+            on_pty_with("--tree", filter)
+        }),
+        test("terminal::background_tree", BASH_ROOT, || {
+            on_pty_with("--tree", background)
+        }),
+        test("terminal::suspend_tree", BASH_ROOT, || {
+            on_pty_with("--tree", suspend)
+        }),
+        test("terminal::suspend_tree_cgroup", BASH_ROOT, || {
+            on_pty_with("--tree-by=cgroup", suspend)
+        }),
     ]
 }
 
@@ -117,7 +131,7 @@ impl Terminal {
     /// Starts the counting role under run-with from the outer shell.
     pub fn count(&mut self, how: &str) -> Fallible<(Witness, Witness)> {
         self.line(&format!(
-            "{RUN_WITH} exit-with-parent=on {} --role count {how}",
+            "$run_with exit-with-parent=on {} --role count {how}",
             std::env::current_exe()?.display()
         ))?;
         let pid = self.expect_line("ready ")?;
@@ -181,6 +195,11 @@ fn pty() -> Fallible<(File, String)> {
 }
 
 pub fn on_pty(body: fn(&mut Terminal) -> Outcome) -> Outcome {
+    on_pty_with("", body)
+}
+
+/// With these flags for run-with.
+fn on_pty_with(flags: &str, body: fn(&mut Terminal) -> Outcome) -> Outcome {
     let tag = Tag::new();
     let (master, path) = pty()?;
     let mut command = tag.role("odd");
@@ -194,10 +213,15 @@ pub fn on_pty(body: fn(&mut Terminal) -> Outcome) -> Outcome {
         master,
         _shell: Some(Reaped(child)),
     };
-    run(tag, Box::new(screen), body)
+    run(tag, Box::new(screen), flags, body)
 }
 
-fn run(tag: Tag, screen: Box<dyn Screen>, body: fn(&mut Terminal) -> Outcome) -> Outcome {
+fn run(
+    tag: Tag,
+    screen: Box<dyn Screen>,
+    flags: &str,
+    body: fn(&mut Terminal) -> Outcome,
+) -> Outcome {
     let mut terminal = Terminal {
         tag,
         screen,
@@ -205,7 +229,8 @@ fn run(tag: Tag, screen: Box<dyn Screen>, body: fn(&mut Terminal) -> Outcome) ->
         seen: 0,
     };
     // What is written while a key interrupts is not to be thrown away.
-    terminal.line("stty noflsh; echo go$((1+1))")?;
+    let run_with = format!("run_with='{RUN_WITH} {flags}'");
+    terminal.line(&format!("{run_with}; stty noflsh; echo go$((1+1))"))?;
     terminal.expect("go2")?;
     terminal.expect("outer> ")?;
     body(&mut terminal)
@@ -287,7 +312,7 @@ fn in_tmux(body: fn(&mut Terminal) -> Outcome) -> Outcome {
     let pipe = format!("exec cat > '{}'", tmux.written.display());
     tmux.tell(&["pipe-pane", "-O", &pipe])?;
     eventually("tmux writes down what is written", || tmux.written.exists())?;
-    run(tag, Box::new(tmux), body)
+    run(tag, Box::new(tmux), "", body)
 }
 
 impl Screen for Tmux {
@@ -436,7 +461,7 @@ fn stopped_by_kill(it: &mut Terminal) -> Outcome {
 }
 
 fn filter(it: &mut Terminal) -> Outcome {
-    it.line(&format!("{RUN_WITH} exit-with-parent=on cat"))?;
+    it.line("$run_with exit-with-parent=on cat")?;
     it.line("one")?;
     it.expect("one\r\none")?;
     it.keys(CTRL_Z)?;
@@ -451,7 +476,7 @@ fn filter(it: &mut Terminal) -> Outcome {
     let status = it.ask("outer> ", "echo $?")?;
     ensure!(status == "0", "{status}");
     // Interrupted, it is as the shell expects it: 130.
-    it.line(&format!("{RUN_WITH} exit-with-parent=on sleep 1000"))?;
+    it.line("$run_with exit-with-parent=on sleep 1000")?;
     it.tag.await_process("sleep")?;
     it.keys(CTRL_C)?;
     it.expect("outer> ")?;
@@ -461,13 +486,11 @@ fn filter(it: &mut Terminal) -> Outcome {
 }
 
 fn background(it: &mut Terminal) -> Outcome {
-    it.line(&format!(
-        "{RUN_WITH} exit-with-parent=on sh -c 'echo back$((1+1))' & wait"
-    ))?;
+    it.line("$run_with exit-with-parent=on sh -c 'echo back$((1+1))' & wait")?;
     it.expect("back2")?;
     it.expect("outer> ")?;
     // Reading from the background stops it; the shell sees that.
-    it.line(&format!("{RUN_WITH} exit-with-parent=on cat &"))?;
+    it.line("$run_with exit-with-parent=on cat &")?;
     let run_with = it.tag.await_process("run-with")?;
     let cat = it.tag.await_process("cat")?;
     both_stop(&run_with, &cat)?;
@@ -482,9 +505,7 @@ fn background(it: &mut Terminal) -> Outcome {
     it.expect("outer> ")?;
     // And so does writing, where the terminal says so.
     it.line("stty tostop")?;
-    it.line(&format!(
-        "{RUN_WITH} exit-with-parent=on sh -c 'echo late$((1+1)); exec sleep 1000' &"
-    ))?;
+    it.line("$run_with exit-with-parent=on sh -c 'echo late$((1+1)); exec sleep 1000' &")?;
     let run_with = it.tag.await_process("run-with")?;
     let shell = it.tag.await_process("sh")?;
     both_stop(&run_with, &shell)?;
@@ -502,7 +523,7 @@ fn inner(it: &mut Terminal) -> Fallible<(Witness, String)> {
     it.expect("\n<")?;
     let settings = it.expect(">")?;
     it.expect("outer> ")?;
-    it.line(&format!("{RUN_WITH} exit-with-parent=on -- {INNER}"))?;
+    it.line(&format!("$run_with exit-with-parent=on -- {INNER}"))?;
     it.expect("\ninner> ")?;
     Ok((it.tag.await_process("run-with")?, settings))
 }
