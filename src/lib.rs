@@ -10,8 +10,8 @@
 //! - [`run_with`]: the three together as QEMU's `-run-with` option string, resolved while the
 //!   process is privileged and applied in one order, written once.
 //! - `launcher` (feature `launcher`, on by default): the parent's side. `Command` and `Captive` launch
-//!   processes that cannot outlive their launcher, for launchers in the style of libguestfs, VM managers
-//!   and test harnesses.
+//!   processes, and with `Containment::Tree` whole trees of them, that cannot outlive their launcher, for
+//!   launchers in the style of libguestfs, VM managers and test harnesses.
 //! - `clap` (feature `clap`): `--exit-with-parent` and `--run-with OPTIONS` for programs that parse
 //!   their command line with clap's derive. Such a program, written out, is `docs/daemons.md`.
 //! - the program `run-with` (feature `cli`): all of it for programs that know nothing of this crate.
@@ -31,7 +31,7 @@
 //!
 //! # What this crate does not do
 //!
-//! It does not follow a process that the captive itself started; it does not wake a stopped, frozen or
+//! It does not follow a process that the captive itself started, unless a launcher asks for its tree; it does not wake a stopped, frozen or
 //! traced process; and a process that may signal any other may always end the watcher too. Each part
 //! says what it does not cover.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -25,7 +25,10 @@
 //!    first, and that changes them.
 //! 3. **A spawn that stalls** (an executable or a directory on a dead mount) is an error after
 //!    [`spawn_timeout`](Command::spawn_timeout), which names the step, and holds up no other spawn.
-//! 4. **No zombie and no blocking drop**: a dropped [`Captive`] gets SIGKILL, and one thread of the
+//! 4. **With [`Containment::Tree`] no descendant survives**, however it daemonised: the tree ends with its main
+//!    process, and so with the launcher. It is held by a PID namespace, or by a cgroup, from which nothing
+//!    escapes; where neither can be had, the launch is an error. See [`Containment`] for the table.
+//! 5. **No zombie and no blocking drop**: a dropped [`Captive`] gets SIGKILL, and one thread of the
 //!    crate's reaps it when its memory has been torn down. Whether it lives is never asked of a pid.
 //!
 //! # What a launcher does to itself
@@ -39,8 +42,14 @@
 //!
 //! # What is not promised
 //!
-//! - A process that a captive starts is not followed here: only the captive itself ends. `Tree`
-//!   containment is the next step.
+//! - A process that a captive starts is followed only if the launch says so: with the default,
+//!   [`Containment::Process`], only the captive itself ends.
+//! - A main process that does not end after SIGKILL (state D) keeps its tree until it does, as long as the launcher
+//!   lives; the guard gives it 5 s.
+//! - A tree of marks, or in a cgroup, has no second line but for its main process: see [`Containment`].
+//! - A child that the launcher forks without exec has a copy of the pipe that keeps the init of a PID namespace alive, and of
+//!   the lock on a cgroup. If launcher and guard are killed together, what is left of a tree that was to end gracefully,
+//!   or with an order, is left until that child ends too.
 //! - A set-user-ID program of an unprivileged launcher cannot be signalled by it, nor by its guard.
 //! - What Linux keeps for each thread (processor affinity, nice value, namespaces, seccomp filters, dropped
 //!   capabilities) a captive has from the *spawner thread*, which has it from the thread that first needed one.

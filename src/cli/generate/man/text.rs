@@ -4,18 +4,23 @@ pub(super) const DESCRIPTION: &str = "\
 `run-with` runs *COMMAND* so that it is gone when the process that started `run-with` is, in another \
 root directory, as another user: QEMU's `-run-with` option for any program. Operands that contain an \
 equals sign are options; the first without one, or what follows `--`, is the command. Nothing is on \
-by default: without an option, `--pidfile` or `--status-fd` there is nothing to do, which is an \
+by default: without an option, `--tree`, `--pidfile` or `--status-fd` there is nothing to do, which is an \
 error.
 
 `run-with` stays, as a small *supervisor* with one thread, and the command is its child, in the same \
-session and process group. With `exit-with-parent=on` there is a second process, the *guard*, in a \
-session of its own, which is there before the command is. When the parent exits, for whatever \
+session and process group. With `exit-with-parent=on` or `--tree` there is a second process, the \
+*guard*, in a session of its own, which is there before the command is. When the parent exits, for whatever \
 reason, SIGKILL included, the command gets a signal (`--signal`) and a SIGCONT, and if it still runs \
 after a time (`--kill-after`) it gets SIGKILL, together with its process group if it leads one. If \
 `run-with` itself ends before the command (SIGKILL, a crash), the guard sends SIGKILL to the command \
 at once. If `run-with` is stopped when the parent exits, the guard does in its place what was to be \
 done. If the guard is killed, `run-with` starts another, at most one in a hundredth of a second; if \
 it cannot, it says so and tries again every second.
+
+With `--tree` everything that the command has started ends with it. What holds the tree, a PID \
+namespace with an init of `run-with`'s or a control group, is made before the command. When the command has \
+ended, in whatever way, all that is left gets SIGKILL, and `run-with` ends when nothing is left. When \
+`run-with` is killed, the guard and the kernel do the same.
 
 The parent is the *process* that started `run-with`, and not the thread: a launcher's thread may end. \
 It is held by a pidfd, so that a recycled pid is never taken for it. Its exec is not its exit. Should \
@@ -137,16 +142,21 @@ refused unless `--parent-fd` or `--expect-parent` says who the parent is.
 `HOME`, `USER`, `LOGNAME` :: Stay as they were, also with `user=`.";
 
 const PLATFORMS: &str = "\
-Linux 5.3 or later for `exit-with-parent=on`, any for `--exec`. Before 5.9 (close_range) descriptors \
+Linux 5.3 or later for `exit-with-parent=on`, 5.8 for `--tree` (5.14 with a cgroup), any for `--exec`. Before 5.9 (close_range) descriptors \
 are closed one by one, for which /proc is needed. Before 6.9 the guard, when it has to act because \
 `run-with` was killed, reaches the command but not the command's process group. `run-with \
 --mechanisms` says what there is. The program has not been written for other systems; the library \
 has.";
 
 const NOT_GUARANTEED: &str = "\
-Descendants :: The command ends, and with SIGKILL its process group if it leads one. What it has \
-started is otherwise its own affair: a grandchild that has moved to a session of its own (setsid, a \
-daemon) lives on.
+Descendants :: Without `--tree` the command ends, and with SIGKILL its process group if it leads one. \
+What it has started is otherwise its own affair: a grandchild that has moved to a session of its own \
+(setsid, a daemon) lives on. With it, what others do at a process's request (systemd-run, at) is no \
+descendant.
+
+A tree in a cgroup :: With `--tree-by cgroup` a process of root's, or of the user to whom the cgroup is \
+delegated, can leave on purpose; and if `run-with` and its guard are killed in the same instant, the \
+tree lives on until the next `run-with --tree` in the same cgroup.
 
 A set-user-ID command :: A command that changes to a user whom `run-with` may not signal, because \
 `run-with` is not root, can be ended neither by `run-with` nor by its guard. `run-with` says so when \
@@ -190,6 +200,10 @@ holds.
 
     exec {hold}> >(run-with --parent-fd 3 exit-with-parent=on sleep 1000 3<&0 </dev/null)
 
+A build, none of whose daemons is left when it is done:
+
+    run-with --tree make check
+
 Another root and other ids, and nothing else:
 
     run-with chroot=/srv/jail,user=65534:65534 /bin/server
@@ -199,4 +213,5 @@ What would be used here:
     run-with --mechanisms";
 
 const SEE_ALSO: &str = "\
-env(1), setpriv(1), timeout(1), prctl(2), pidfd_open(2), signal(7), systemd.exec(5), qemu(1)";
+env(1), setpriv(1), timeout(1), unshare(1), prctl(2), pidfd_open(2), cgroups(7), pid_namespaces(7), signal(7), \
+systemd.exec(5), qemu(1)";
