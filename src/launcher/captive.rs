@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Output};
 use std::time::{Duration, Instant};
 
 use super::stdio::Pipes;
-use super::{CaptiveError, Containment, ExitReport, ExitStatus, platform};
+use super::{CaptiveError, Containment, ExitReport, ExitStatus, Readiness, ReadyError, platform};
 use crate::sys::signal::Signal;
 
 /// A process that ends when its launcher does, or when this is dropped.
@@ -95,6 +95,19 @@ impl Captive {
     pub fn wait_tree(&self, limit: Duration) -> Result<bool, CaptiveError> {
         let deadline = Instant::now().checked_add(limit);
         Ok(self.wait_until(deadline)?.is_some() && self.handle.wait_tree(deadline))
+    }
+
+    /// Waits until it is ready, as [`Command::ready`](super::Command::ready) said, at most `limit`. Once it was, the
+    /// answer is the same again.
+    ///
+    /// # Errors
+    /// [`ReadyError::Ended`] at once when it ends first, [`ReadyError::TimedOut`], and others. It is as it was: drop it if
+    /// it is of no use then.
+    pub fn wait_ready(&self, limit: Duration) -> Result<Readiness, ReadyError> {
+        let stdout = self.stdout.as_ref().map(AsFd::as_fd);
+        let stderr = self.stderr.as_ref().map(AsFd::as_fd);
+        self.handle
+            .wait_ready(platform::Streams { stdout, stderr }, limit)
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitReport>, CaptiveError> {

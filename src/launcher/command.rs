@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use super::platform;
-use super::{Captive, CaptiveError, Containment, ExitReport, SpawnError, Stdio};
+use super::{Captive, CaptiveError, Containment, ExitReport, Ready, SpawnError, Stdio};
 use crate::RunWith;
 use crate::sys::signal::Signal;
 
@@ -102,6 +102,8 @@ pub struct Command {
     pub(super) stdout: Option<Stdio>,
     pub(super) stderr: Option<Stdio>,
     pub(super) descriptors: Vec<(OwnedFd, i32)>,
+    pub(super) listeners: Vec<(OwnedFd, String)>,
+    pub(super) ready: Option<Ready>,
     pub(super) session: bool,
     pub(super) process_group: Option<i32>,
     pub(super) terminal: Option<OwnedFd>,
@@ -136,6 +138,8 @@ impl Command {
             stdout: None,
             stderr: None,
             descriptors: Vec::new(),
+            listeners: Vec::new(),
+            ready: None,
             session: false,
             process_group: None,
             terminal: None,
@@ -237,6 +241,24 @@ impl Command {
     pub fn descriptor(&mut self, fd: impl Into<OwnedFd>, number: i32) -> &mut Self {
         self.descriptors.retain(|(_, other)| *other != number);
         self.descriptors.push((fd.into(), number));
+        self
+    }
+
+    /// Hands over a listening socket by systemd's protocol, sd_listen_fds(3): descriptor 3, or the next one, with LISTEN_PID
+    /// (the captive's own, also in a PID namespace), LISTEN_FDS and LISTEN_FDNAMES in the environment. `name` is
+    /// without colons and blanks; `unknown` is systemd's for none.
+    ///
+    /// Clients can connect before the captive runs, so that nobody has to wait until it is ready. But as long as
+    /// this command exists, the launcher has the socket too, and a connect() to a captive that has ended waits instead of
+    /// failing: drop the command after the spawn.
+    pub fn listen(&mut self, socket: impl Into<OwnedFd>, name: impl Into<String>) -> &mut Self {
+        self.listeners.push((socket.into(), name.into()));
+        self
+    }
+
+    /// What says that the captive is ready, for [`Captive::wait_ready`]. By default nothing does.
+    pub fn ready(&mut self, ready: Ready) -> &mut Self {
+        self.ready = Some(ready);
         self
     }
 

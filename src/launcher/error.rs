@@ -105,6 +105,8 @@ impl std::error::Error for SpawnError {
 pub enum SpawnStep {
     /// Opening `/dev/null` or making a pipe for a standard descriptor.
     OpenStdio,
+    /// Making the socket for sd_notify(3).
+    NotifySocket,
     /// Making the file in memory that holds the crate's helper; memfd_create(2).
     HelperProgram,
     /// Starting the guard.
@@ -153,6 +155,7 @@ impl fmt::Display for SpawnStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OpenStdio => f.write_str("opening a standard descriptor"),
+            Self::NotifySocket => f.write_str("opening the notification socket"),
             Self::HelperProgram => f.write_str("memfd_create for the helper"),
             Self::StartGuard => f.write_str("starting the guard"),
             Self::StartThread => f.write_str("starting a thread"),

@@ -88,6 +88,7 @@ mod command;
 mod containment;
 mod error;
 mod exit;
+mod ready;
 mod stdio;
 
 cfg_if::cfg_if! {
@@ -108,6 +109,7 @@ pub use command::{Command, LauncherExit, Resource};
 pub use containment::{Containment, ContainmentError, Missing};
 pub use error::{CaptiveError, SpawnError, SpawnStep};
 pub use exit::{EndedBy, ExitReport, ExitStatus, Usage};
+pub use ready::{Readiness, Ready, ReadyError, Stream};
 pub use stdio::Stdio;
 
 /// Whether captives can be launched on this system; asking changes nothing.

@@ -1,13 +1,20 @@
 //! Where captives cannot be launched: the same signatures, and no value of the handle.
 
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::stdio::Pipes;
-use super::{CaptiveError, Containment, ExitReport, SpawnError};
+use super::{CaptiveError, Containment, ExitReport, Readiness, ReadyError, SpawnError};
 use crate::sys::signal::Signal;
+
+/// The launcher's ends of a captive's pipes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams<'a> {
+    pub(super) stdout: Option<BorrowedFd<'a>>,
+    pub(super) stderr: Option<BorrowedFd<'a>>,
+}
 
 /// There is none.
 #[derive(Debug)]
@@ -55,6 +62,14 @@ impl Handle {
     }
 
     pub(super) fn wait_tree(&self, _deadline: Option<Instant>) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn wait_ready(
+        &self,
+        _streams: Streams<'_>,
+        _limit: Duration,
+    ) -> Result<Readiness, ReadyError> {
         match *self {}
     }
 

@@ -9,10 +9,6 @@ use nix::errno::Errno;
 use super::super::{Failure, NOT_EXECUTABLE, NOT_FOUND, systemd};
 use crate::sys::linux::{self as sys, StringArray};
 
-/// Room for any pid. The child writes its own, from the left, and a NUL after it: systemd reads
-/// leading zeroes as octal.
-const PID_DIGITS: &str = "0000000000";
-
 /// A command with its arguments, its environment, and every place where it may be found.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -48,7 +44,7 @@ impl Program {
         for (index, entry) in environment.iter_mut().enumerate() {
             if let Some(name) = pid_variable(entry.as_bytes(), pid) {
                 own_pid.push((index, name.len() + 1));
-                *entry = c_string(format!("{name}={PID_DIGITS}").as_ref())?;
+                *entry = c_string(format!("{name}={}", sys::PID_DIGITS).as_ref())?;
             }
         }
         Ok(Self {
@@ -77,15 +73,9 @@ impl Program {
 
     /// Writes the calling process's pid where it is wanted.
     fn write_own_pid(&mut self) {
-        let digits = decimal(sys::getpid().unsigned_abs());
+        let pid = sys::getpid().unsigned_abs();
         for (entry, start) in &self.own_pid {
-            let value = self
-                .envp
-                .bytes_mut(*entry)
-                .and_then(|text| text.get_mut(*start..));
-            if let Some(value) = value.filter(|value| value.len() == digits.len()) {
-                value.copy_from_slice(&digits);
-            }
+            self.envp.write_decimal(*entry, *start, pid);
         }
     }
 
@@ -112,18 +102,6 @@ fn pid_variable(entry: &[u8], pid: u32) -> Option<&'static str> {
     })
 }
 
-/// A number's digits from the left; the rest is NUL.
-fn decimal(number: u32) -> [u8; PID_DIGITS.len()] {
-    let mut digits = [0; PID_DIGITS.len()];
-    let length = 1 + number.checked_ilog10().unwrap_or(0) as usize;
-    let mut rest = number;
-    for digit in digits.iter_mut().take(length).rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    digits
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,15 +119,6 @@ mod tests {
             b"",
         ] {
             assert_eq!(pid_variable(entry, 42), None, "{entry:?}");
-        }
-    }
-
-    #[test]
-    fn digits_from_the_left() {
-        for number in [0, 9, 10, 99, 100, 32768, 4_194_304, u32::MAX] {
-            let digits = decimal(number);
-            let text = digits.split(|b| *b == 0).next().unwrap();
-            assert_eq!(text, number.to_string().as_bytes());
         }
     }
 }

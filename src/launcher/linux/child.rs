@@ -392,6 +392,15 @@ fn out_of_the_way(fd: RawFd, descriptors: &[Given]) -> Result<RawFd, Errno> {
 }
 
 fn exec(request: &mut Request, progress: &Progress) -> Errno {
+    if let Some((entry, start)) = request.own_pid {
+        // In the namespace that the program will see itself in.
+        let pid = sys::getpid().unsigned_abs();
+        match &mut request.program {
+            Program::Direct { envp, .. } | Program::Stage { envp, .. } => {
+                envp.write_decimal(entry, start, pid);
+            }
+        }
+    }
     match &mut request.program {
         Program::Direct {
             candidates,

@@ -8,12 +8,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::stdio::Pipes;
-use super::{CaptiveError, Containment, ExitReport, SpawnError};
+use super::{CaptiveError, Containment, ExitReport, Readiness, ReadyError, SpawnError};
 use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
@@ -31,6 +31,7 @@ mod process;
 #[path = "helper/protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the helper uses the rest")]
 mod protocol;
+mod ready;
 mod reaper;
 mod request;
 mod runtime;
@@ -43,6 +44,8 @@ mod tree;
 #[cfg(feature = "cli")]
 pub(crate) use alone::{Holds, contain_alone, own_cgroup};
 use process::Process;
+pub(super) use ready::Streams;
+use ready::Watch;
 use runtime::Runtime;
 #[cfg(feature = "cli")]
 pub(crate) use tree::Tree;
@@ -57,13 +60,15 @@ pub(super) fn spawn(command: &Command, defaults: &Defaults) -> Result<(Handle, P
         return Err(SpawnError::Unsupported("pidfds need Linux 5.4"));
     }
     let runtime = Runtime::of_this_process();
-    let (process, pipes) = runtime.spawn(command, defaults)?;
+    let (watch, extra) = Watch::prepare(command)?.unzip();
+    let (process, pipes) = runtime.spawn(command, defaults, &extra.unwrap_or_default())?;
     let handle = Handle {
         containment: process
             .tree()
             .map_or(command.containment, |tree| tree.containment()),
         process,
         runtime,
+        watch,
         let_go: false.into(),
     };
     Ok((handle, pipes))
@@ -75,6 +80,7 @@ pub(super) struct Handle {
     process: Arc<Process>,
     runtime: &'static Runtime,
     containment: Containment,
+    watch: Option<Watch>,
     let_go: std::sync::atomic::AtomicBool,
 }
 
@@ -131,6 +137,16 @@ impl Handle {
         self.process
             .tree()
             .is_none_or(|tree| tree.wait_empty(deadline))
+    }
+
+    pub(super) fn wait_ready(
+        &self,
+        streams: Streams<'_>,
+        limit: Duration,
+    ) -> Result<Readiness, ReadyError> {
+        self.check_owner()?;
+        let watch = self.watch.as_ref().ok_or(ReadyError::NotAsked)?;
+        watch.wait(&self.process, streams, limit, || self.try_wait())
     }
 
     pub(super) fn resume(&self) {

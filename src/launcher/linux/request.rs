@@ -86,6 +86,8 @@ pub(super) struct Request {
     pub(super) defaulted: u64,
     pub(super) mask: u64,
     pub(super) program: Program,
+    /// The entry of the environment that is to name the captive's pid: its place, and where the digits begin.
+    pub(super) own_pid: Option<(usize, usize)>,
     names: Names,
     stage: Option<Stage>,
     /// Kept open until the child has them.
@@ -130,6 +132,7 @@ impl Request {
         id: u64,
         helper: &Helper,
         tree: Option<&Arc<Tree>>,
+        extra: &[(OsString, OsString)],
     ) -> Result<Prepared, SpawnError> {
         let plan = plan(command)?;
         let mut held = Vec::new();
@@ -156,6 +159,7 @@ impl Request {
         let namespace = namespace
             .map(|namespace| (namespace.init().as_fd().as_raw_fd(), namespace.is_of_user()));
         let cgroup = tree.and_then(|tree| tree.cgroup());
+        let (program, own_pid) = program(command, environment(command, extra, tree)?)?;
         let autokill = command.containment == Containment::PidfdAutokill;
         let mut request = Self {
             parent: if namespace.is_some() {
@@ -207,7 +211,8 @@ impl Request {
                     .collect(),
             },
             held,
-            ..Self::bare(program(command, tree)?, descriptors)
+            own_pid,
+            ..Self::bare(program, descriptors)
         };
         if !plan.steps().is_empty() {
             stage::insert(&mut request, plan, command, helper)?;
@@ -278,6 +283,7 @@ impl Request {
             defaulted: 0,
             mask: 0,
             program,
+            own_pid: None,
             names: Names::default(),
             stage: None,
             held: Vec::new(),
@@ -315,16 +321,14 @@ impl Request {
     }
 }
 
-/// What the command says to execute, and with what.
-fn program(command: &Command, tree: Option<&Arc<Tree>>) -> Result<Program, SpawnError> {
-    let mut environment = environment(command)?;
-    if let Some((variable, name)) = tree.and_then(|tree| tree.mark()) {
-        let variable = OsStr::from_bytes(variable.strip_suffix(b"=").unwrap_or(variable));
-        environment.insert(
-            variable.to_owned(),
-            OsStr::from_bytes(name.bytes()).to_owned(),
-        );
-    }
+/// The variables of a captive.
+type Environment = BTreeMap<OsString, OsString>;
+
+/// What the command says to execute, and with what; and where its own pid is to be written.
+fn program(
+    command: &Command,
+    environment: Environment,
+) -> Result<(Program, Option<(usize, usize)>), SpawnError> {
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = sys::candidates(&command.program, path)
         .iter()
@@ -336,21 +340,29 @@ fn program(command: &Command, tree: Option<&Arc<Tree>>) -> Result<Program, Spawn
         argv.push(c_string(command, arg)?);
     }
     let mut envp = Vec::with_capacity(environment.len());
+    let mut own_pid = None;
     for (mut entry, value) in environment {
+        if entry == LISTEN_PID && !command.listeners.is_empty() {
+            own_pid = Some((envp.len(), LISTEN_PID.len() + 1));
+        }
         entry.push("=");
         entry.push(value);
         envp.push(c_string(command, &entry)?);
     }
-    Ok(Program::Direct {
+    let program = Program::Direct {
         candidates,
         argv: StringArray::new(argv),
         envp: StringArray::new(envp),
-    })
+    };
+    Ok((program, own_pid))
 }
+
+/// sd_listen_fds(3)
+const LISTEN_PID: &str = "LISTEN_PID";
 
 /// What can be seen to be wrong before anything is made.
 pub(super) fn check(command: &Command) -> Result<(), SpawnError> {
-    environment(command).map(drop)
+    environment(command, &[], None).map(drop)
 }
 
 /// The user that a command changes to.
@@ -378,7 +390,12 @@ pub(super) fn c_string(command: &Command, text: &OsStr) -> Result<CString, Spawn
     CString::new(text.as_bytes()).map_err(|_| command.invalid(format!("{text:?} has a NUL byte")))
 }
 
-fn environment(command: &Command) -> Result<BTreeMap<OsString, OsString>, SpawnError> {
+/// The command's variables, and the crate's own over them.
+fn environment(
+    command: &Command,
+    extra: &[(OsString, OsString)],
+    tree: Option<&Arc<Tree>>,
+) -> Result<Environment, SpawnError> {
     let mut environment = BTreeMap::new();
     if !command.clear_env {
         environment.extend(std::env::vars_os());
@@ -392,7 +409,33 @@ fn environment(command: &Command) -> Result<BTreeMap<OsString, OsString>, SpawnE
             None => environment.remove(key),
         };
     }
+    if !command.listeners.is_empty() {
+        let names: Vec<&str> = command.listeners.iter().map(|(_, name)| &**name).collect();
+        if let Some(name) = names.iter().find(|name| !is_listener_name(name)) {
+            return Err(command.invalid(format!("{name:?} cannot be a listener's name")));
+        }
+        let mut set = |name: &str, value: String| environment.insert(name.into(), value.into());
+        set(LISTEN_PID, sys::PID_DIGITS.to_owned());
+        set("LISTEN_FDS", names.len().to_string());
+        set("LISTEN_FDNAMES", names.join(":"));
+    }
+    if let Some((variable, name)) = tree.and_then(|tree| tree.mark()) {
+        let variable = OsStr::from_bytes(variable.strip_suffix(b"=").unwrap_or(variable));
+        environment.insert(
+            variable.to_owned(),
+            OsStr::from_bytes(name.bytes()).to_owned(),
+        );
+    }
+    environment.extend(extra.iter().cloned());
     Ok(environment)
+}
+
+/// sd_listen_fds_with_names(3): what systemd takes for FileDescriptorName=.
+fn is_listener_name(name: &str) -> bool {
+    name.len() <= 255
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b':')
 }
 
 fn descriptors(
@@ -441,6 +484,21 @@ fn descriptors(
             }
         };
         given.push(Given { source, target });
+    }
+    // sd_listen_fds(3), SD_LISTEN_FDS_START.
+    for (target, (fd, _)) in (3..).zip(&command.listeners) {
+        if command
+            .descriptors
+            .iter()
+            .any(|(_, other)| *other == target)
+        {
+            let what = format!("descriptor {target} is a listener's, and given otherwise");
+            return Err(command.invalid(what));
+        }
+        given.push(Given {
+            source: fd.as_raw_fd(),
+            target,
+        });
     }
     for (fd, target) in &command.descriptors {
         if *target < 0 {

@@ -1,6 +1,7 @@
 //! What one launcher process has: its spawner threads, its guard, its reaper. Made at the first spawn,
 //! kept for the life of the process.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -90,6 +91,7 @@ impl Runtime {
         &'static self,
         command: &Command,
         defaults: &Defaults,
+        extra: &[(OsString, OsString)],
     ) -> Result<(Arc<Process>, Pipes), SpawnError> {
         self.reaper.start(self).map_err(|errno| SpawnError::Step {
             program: command.program.clone(),
@@ -99,7 +101,7 @@ impl Runtime {
         // Before the tree: what is wrong with the command changes nothing.
         request::check(command)?;
         let tree = contained::contain(self, command)?;
-        let spawned = self.spawn_in(command, defaults, tree.as_ref());
+        let spawned = self.spawn_in(command, defaults, tree.as_ref(), extra);
         if let (Err(_), Some(tree)) = (&spawned, &tree) {
             self.end_tree(tree);
         }
@@ -112,12 +114,13 @@ impl Runtime {
         command: &Command,
         defaults: &Defaults,
         tree: Option<&Arc<Tree>>,
+        extra: &[(OsString, OsString)],
     ) -> Result<(Arc<Process>, Pipes), SpawnError> {
         let mut tries = 0;
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             let Prepared { request, pipes } =
-                Request::prepare(command, defaults, id, &self.helper, tree)?;
+                Request::prepare(command, defaults, id, &self.helper, tree, extra)?;
             let failed = |step: SpawnStep, errno: Errno| SpawnError::Step {
                 program: command.program.clone(),
                 step,

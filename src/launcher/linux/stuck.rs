@@ -34,7 +34,7 @@ pub(super) fn look_at(process: &Process) -> Stuck {
 }
 
 /// Processes that move meanwhile may be missing: a report, not a way to find them all.
-fn collect(process: &Path, found: &mut Vec<u32>) {
+pub(super) fn collect(process: &Path, found: &mut Vec<u32>) {
     const MOST: usize = 1000;
     let Ok(tasks) = fs::read_dir(process.join("task")) else {
         return;

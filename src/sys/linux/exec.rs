@@ -47,6 +47,16 @@ impl StringArray {
             .map(|(_nul, bytes)| bytes)
     }
 
+    /// Writes a number into one string, from `start` to its end, where there is [room for any](PID_DIGITS): its digits from
+    /// the left, then NULs. By a fresh child: nothing is allocated.
+    pub(crate) fn write_decimal(&mut self, index: usize, start: usize, number: u32) {
+        let digits = decimal(number);
+        let value = self.bytes_mut(index).and_then(|text| text.get_mut(start..));
+        if let Some(value) = value.filter(|value| value.len() == digits.len()) {
+            value.copy_from_slice(&digits);
+        }
+    }
+
     /// The array as execve wants it; nothing is allocated.
     pub(super) fn pointers(&mut self) -> &mut [*const c_char] {
         for (pointer, string) in self.pointers.iter_mut().zip(&self.strings) {
@@ -54,6 +64,22 @@ impl StringArray {
         }
         &mut self.pointers
     }
+}
+
+/// Room for any pid in an entry of the environment, to be written by the child that has it, from the left, and a NUL after it:
+/// systemd reads leading zeroes as octal.
+pub(crate) const PID_DIGITS: &str = "0000000000";
+
+/// A number's digits from the left; the rest is NUL.
+fn decimal(number: u32) -> [u8; PID_DIGITS.len()] {
+    let mut digits = [0; PID_DIGITS.len()];
+    let length = 1 + number.checked_ilog10().unwrap_or(0) as usize;
+    let mut rest = number;
+    for digit in digits.iter_mut().take(length).rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    digits
 }
 
 /// The environment as it is, entry by entry: std's own reading of it leaves out what has no `=`.
@@ -174,5 +200,14 @@ mod tests {
         assert_eq!(look("./x", "/a"), ["./x"]);
         assert_eq!(look("x", ""), ["x"]);
         assert!(look("", "/a").is_empty());
+    }
+
+    #[test]
+    fn digits_from_the_left() {
+        for number in [0, 9, 10, 99, 100, 32768, 4_194_304, u32::MAX] {
+            let digits = decimal(number);
+            let text = digits.split(|b| *b == 0).next().unwrap();
+            assert_eq!(text, number.to_string().as_bytes());
+        }
     }
 }
