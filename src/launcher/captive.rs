@@ -43,6 +43,10 @@ impl Captive {
         }
     }
 
+    pub(super) fn handle(&self) -> &platform::Handle {
+        &self.handle
+    }
+
     /// Its pid. After its end the number may be another process's: signal through this handle.
     pub fn id(&self) -> u32 {
         self.handle.id()

@@ -1,13 +1,30 @@
 //! Where captives cannot be launched: the same signatures, and no value of the handle.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
 
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::stdio::Pipes;
-use super::{CaptiveError, Containment, ExitReport, Readiness, ReadyError, SpawnError};
+use super::{CaptiveError, Containment, Event, ExitReport, Readiness, ReadyError, SpawnError};
 use crate::sys::signal::Signal;
+
+/// No signal is told.
+#[derive(Debug)]
+pub(super) enum Caught {}
+
+impl Caught {
+    pub(super) fn new(_signal: Signal, _sender: Sender<Event>) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+pub(super) fn start() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 /// The launcher's ends of a captive's pipes.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +87,10 @@ impl Handle {
         _streams: Streams<'_>,
         _limit: Duration,
     ) -> Result<Readiness, ReadyError> {
+        match *self {}
+    }
+
+    pub(super) fn tell(&self, _sender: Sender<Event>) -> Result<(), CaptiveError> {
         match *self {}
     }
 

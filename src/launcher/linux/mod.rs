@@ -10,15 +10,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
+
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::stdio::Pipes;
-use super::{CaptiveError, Containment, ExitReport, Readiness, ReadyError, SpawnError};
+use super::{CaptiveError, Containment, Event, ExitReport, Readiness, ReadyError, SpawnError};
 use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
 #[cfg(feature = "cli")]
 mod alone;
+mod caught;
 mod child;
 mod claim;
 mod contained;
@@ -43,6 +46,7 @@ mod tree;
 
 #[cfg(feature = "cli")]
 pub(crate) use alone::{Holds, contain_alone, own_cgroup};
+pub(super) use caught::Caught;
 use process::Process;
 pub(super) use ready::Streams;
 use ready::Watch;
@@ -72,6 +76,12 @@ pub(super) fn spawn(command: &Command, defaults: &Defaults) -> Result<(Handle, P
         let_go: false.into(),
     };
     Ok((handle, pipes))
+}
+
+/// Starts the thread that tells of events.
+pub(super) fn start() -> std::io::Result<()> {
+    let runtime = Runtime::of_this_process();
+    runtime.reaper().start(runtime).map_err(Into::into)
 }
 
 /// A captive of the process that owns `runtime`.
@@ -147,6 +157,14 @@ impl Handle {
         self.check_owner()?;
         let watch = self.watch.as_ref().ok_or(ReadyError::NotAsked)?;
         watch.wait(&self.process, streams, limit, || self.try_wait())
+    }
+
+    pub(super) fn tell(&self, sender: Sender<Event>) -> Result<(), CaptiveError> {
+        self.check_owner()?;
+        self.runtime
+            .reaper()
+            .watch(Arc::clone(&self.process), sender);
+        Ok(())
     }
 
     pub(super) fn resume(&self) {

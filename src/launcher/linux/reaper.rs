@@ -2,23 +2,29 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use nix::errno::Errno;
 
+use super::super::Event;
+use super::caught::Told;
 use super::guard::Watched;
 use super::news::News;
 use super::process::Process;
 use super::runtime::Runtime;
 use super::tree::{self, Cgroup, Events, Tree};
 use crate::sys::linux as sys;
+use crate::sys::signal::Signal;
 
 #[derive(Debug)]
 pub(super) struct Reaper {
     /// What wakes the thread, once it runs.
     wake: Mutex<Option<Arc<OwnedFd>>>,
     news: News<New>,
+    next_signal: AtomicU64,
 }
 
 /// What the thread is told.
@@ -30,6 +36,12 @@ enum New {
     Guard,
     /// A tree that is to end, or one that has been let go: to be removed when it is empty.
     Tree(Arc<Tree>),
+    /// A process whose end is to be told.
+    Watch(Arc<Process>, Sender<Event>),
+    /// A signal that is to be told, under this number.
+    Signal(u64, Told),
+    /// One that is to be told no more.
+    NoSignal(u64),
 }
 
 /// Numbers in the set that are no captive's.
@@ -38,6 +50,9 @@ const GUARD: u64 = u64::MAX;
 
 /// Numbers from here on are trees'; processes count up from 1, and from `1 << 63`.
 const TREES: u64 = 1 << 62;
+
+/// The same for signals.
+const SIGNALS: u64 = TREES | 1 << 61;
 
 /// How often a tree is looked for that only a walk finds.
 const MOST_LOOKS: u32 = 100;
@@ -57,6 +72,7 @@ impl Reaper {
         Self {
             wake: Mutex::new(None),
             news: News::new(),
+            next_signal: AtomicU64::new(SIGNALS),
         }
     }
 
@@ -90,6 +106,33 @@ impl Reaper {
     /// Takes over a tree whose main process has ended, or that has been let go.
     pub(super) fn take_tree(&self, tree: Arc<Tree>) {
         self.tell(New::Tree(tree));
+    }
+
+    /// Tells of a process's end.
+    pub(super) fn watch(&self, process: Arc<Process>, sender: Sender<Event>) {
+        self.tell(New::Watch(process, sender));
+    }
+
+    /// Tells of a signal as often as its eventfd counts; under the number that is the answer.
+    pub(super) fn take_signal(
+        &self,
+        signal: Signal,
+        count: Arc<OwnedFd>,
+        sender: Sender<Event>,
+    ) -> u64 {
+        let number = self.next_signal.fetch_add(1, Ordering::Relaxed);
+        let told = Told {
+            signal,
+            count,
+            sender,
+        };
+        self.tell(New::Signal(number, told));
+        number
+    }
+
+    /// Tells of it no more.
+    pub(super) fn leave_signal(&self, number: u64) {
+        self.tell(New::NoSignal(number));
     }
 
     /// There is another guard.
@@ -126,6 +169,9 @@ struct Thread {
     trees: HashMap<u64, Dying>,
     /// The number of the next one.
     next_tree: u64,
+    /// Who is to be told of a process's end.
+    told: HashMap<u64, Vec<Sender<Event>>>,
+    signals: HashMap<u64, Told>,
     guard: Option<Watched>,
     /// A guard of this generation has ended, and there is no other yet.
     missing: Option<u64>,
@@ -147,6 +193,8 @@ impl Thread {
             unwatched: Vec::new(),
             trees: HashMap::new(),
             next_tree: TREES,
+            told: HashMap::new(),
+            signals: HashMap::new(),
             guard: None,
             missing: None,
             last_guard: None,
@@ -179,6 +227,7 @@ impl Thread {
                 match id {
                     WAKE => self.take_news(),
                     GUARD => self.look_at_the_guard(),
+                    id if id & SIGNALS == SIGNALS => self.tell_signal(id),
                     id if id & TREES != 0 => self.look_at_a_tree(id),
                     id => self.reap(id),
                 }
@@ -203,22 +252,48 @@ impl Thread {
 
     fn take_news(&mut self) {
         let wake = Arc::clone(&self.wake);
-        let news = self
-            .runtime
-            .reaper()
-            .news
-            .take(|| sys::eventfd_clear(wake.as_fd()));
+        let news = self.runtime.reaper().news.take(|| {
+            sys::eventfd_take(wake.as_fd());
+        });
         for new in news {
             match new {
                 New::Process(process) => self.watch(process),
                 New::Guard => self.watch_guard(),
                 New::Tree(tree) => self.watch_tree(tree),
+                New::Watch(process, sender) => {
+                    self.told.entry(process.id()).or_default().push(sender);
+                    self.watch(process);
+                }
+                New::Signal(number, told) => {
+                    let set = self.set.as_fd();
+                    // One that cannot be watched is told when something else is.
+                    let _ = sys::epoll_add_as(set, told.count.as_fd(), number);
+                    self.signals.insert(number, told);
+                    self.tell_signal(number);
+                }
+                New::NoSignal(number) => {
+                    if let Some(told) = self.signals.remove(&number) {
+                        sys::epoll_remove(self.set.as_fd(), told.count.as_fd().as_raw_fd());
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_signal(&mut self, number: u64) {
+        if let Some(told) = self.signals.get(&number) {
+            for _ in 0..sys::eventfd_take(told.count.as_fd()) {
+                let _ = told.sender.send(Event::Signal(told.signal));
             }
         }
     }
 
     fn watch(&mut self, process: Arc<Process>) {
         let id = process.id();
+        // One that is watched for its end may be dropped too.
+        if self.processes.contains_key(&id) {
+            return;
+        }
         let added = sys::epoll_add_as(self.set.as_fd(), process.as_fd(), id);
         self.processes.insert(id, process);
         if added.is_err() {
@@ -332,11 +407,19 @@ impl Thread {
         };
         sys::epoll_remove(self.set.as_fd(), process.as_fd().as_raw_fd());
         // A failure to wait would be one for ever.
-        if matches!(process.try_wait(), Ok(None)) {
+        let report = process.try_wait();
+        if matches!(report, Ok(None)) {
             self.unwatched.push(id);
-        } else {
-            self.runtime.ended(process);
-            self.processes.remove(&id);
+            return;
+        }
+        self.runtime.ended(process);
+        let pid = process.pid().unsigned_abs();
+        self.processes.remove(&id);
+        if let (Some(told), Ok(Some(report))) = (self.told.remove(&id), report) {
+            for sender in told {
+                let report = report.clone();
+                let _ = sender.send(Event::Exited { pid, report });
+            }
         }
     }
 }

@@ -291,36 +291,6 @@ pub(crate) fn status_after_reaping(pidfd: BorrowedFd<'_>) -> Result<Option<i32>,
     Ok((mask & PIDFD_INFO_EXIT != 0).then(|| info[WORDS - 1] as i32))
 }
 
-/// Takes a descriptor out of a set; epoll_ctl(2).
-pub(crate) fn epoll_remove(set: BorrowedFd<'_>, fd: RawFd) {
-    let delete = int_arg(libc::EPOLL_CTL_DEL);
-    let _ = plain(
-        libc::SYS_epoll_ctl,
-        [fd_arg(set), delete, int_arg(fd), 0, 0, 0],
-    );
-}
-
-/// Waits for a set without limit; the numbers of what is ready, at most as many as there is room for.
-pub(crate) fn epoll_wait_ids<const N: usize>(
-    set: BorrowedFd<'_>,
-    limit: i32,
-) -> Result<impl Iterator<Item = u64> + use<N>, Errno> {
-    let mut events = [libc::epoll_event { events: 0, u64: 0 }; N];
-    let place = events.as_mut_ptr() as usize;
-    let args = [fd_arg(set), place, N, int_arg(limit), 0, 0];
-    // SAFETY: the kernel writes at most N epoll_events; no signal mask.
-    let count = unsafe { syscall(libc::SYS_epoll_pwait, args) }?;
-    Ok(events.into_iter().take(count).map(|event| event.u64))
-}
-
-/// Reads an eventfd back to zero.
-pub(crate) fn eventfd_clear(fd: BorrowedFd<'_>) {
-    let mut value = 0_u64;
-    let place = (&raw mut value) as usize;
-    // SAFETY: the kernel writes eight bytes.
-    let _ = unsafe { syscall(libc::SYS_read, [fd_arg(fd), place, 8, 0, 0, 0]) };
-}
-
 /// What was leaked by `Box::leak`, by its address; `None` for a null pointer.
 pub(crate) fn leaked<T>(place: *const T) -> Option<&'static T> {
     // SAFETY: the callers store nothing there but null and what `Box::leak` returned, and free nothing.

@@ -130,11 +130,18 @@ pub(crate) fn now() -> Duration {
     )
 }
 
-/// An eventfd(2) at zero, close-on-exec.
+/// An eventfd(2) at zero, close-on-exec, that is never waited for by a read or a write.
 pub(crate) fn eventfd() -> Result<OwnedFd, Errno> {
     let fd = plain(
         libc::SYS_eventfd2,
-        [0, int_arg(libc::EFD_CLOEXEC), 0, 0, 0, 0],
+        [
+            0,
+            int_arg(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK),
+            0,
+            0,
+            0,
+            0,
+        ],
     )?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
@@ -271,4 +278,39 @@ pub(crate) fn sleep(time: Duration) {
     let place = &raw const time as usize;
     // SAFETY: the kernel reads one timespec, which outlives the call.
     let _ = unsafe { syscall(libc::SYS_nanosleep, [place, 0, 0, 0, 0, 0]) };
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "launcher")] {
+        /// Takes a descriptor out of a set; epoll_ctl(2).
+        pub(crate) fn epoll_remove(set: BorrowedFd<'_>, fd: RawFd) {
+            let delete = int_arg(libc::EPOLL_CTL_DEL);
+            let _ = plain(
+                libc::SYS_epoll_ctl,
+                [fd_arg(set), delete, int_arg(fd), 0, 0, 0],
+            );
+        }
+
+        /// Waits for a set without limit; the numbers of what is ready, at most as many as there is room for.
+        pub(crate) fn epoll_wait_ids<const N: usize>(
+            set: BorrowedFd<'_>,
+            limit: i32,
+        ) -> Result<impl Iterator<Item = u64> + use<N>, Errno> {
+            let mut events = [libc::epoll_event { events: 0, u64: 0 }; N];
+            let place = events.as_mut_ptr() as usize;
+            let args = [fd_arg(set), place, N, int_arg(limit), 0, 0];
+            // SAFETY: the kernel writes at most N epoll_events; no signal mask.
+            let count = unsafe { syscall(libc::SYS_epoll_pwait, args) }?;
+            Ok(events.into_iter().take(count).map(|event| event.u64))
+        }
+
+        /// Reads an eventfd back to zero: how often it was woken since.
+        pub(crate) fn eventfd_take(fd: BorrowedFd<'_>) -> u64 {
+            let mut value = 0_u64;
+            let place = (&raw mut value) as usize;
+            // SAFETY: the kernel writes eight bytes, or nothing.
+            let _ = unsafe { syscall(libc::SYS_read, [fd_arg(fd), place, 8, 0, 0, 0]) };
+            value
+        }
+    }
 }

@@ -1,0 +1,144 @@
+//! One channel for what a launcher waits for: captives' ends, its own parent's end, signals.
+//!
+//! ```no_run
+//! use captive::exit_with_parent::{ExitWithParent, Signal};
+//! use captive::launcher::{Event, events};
+//!
+//! let mut events = events()?;
+//! events.signal(Signal::TERM)?;
+//! events.parent(ExitWithParent::new())?;
+//! let qemu = captive::Command::new("qemu-system-x86_64").args(["-nodefaults", "-S"]).spawn()?;
+//! events.watch(&qemu)?;
+//! match events.receiver().recv()? {
+//!     Event::Exited { pid, report } => println!("{pid}: {}", report.status()),
+//!     Event::ParentExited(_) => println!("our own launcher is gone"),
+//!     Event::Signal(signal) => println!("{signal}: ending in order"),
+//!     _ => {}
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! It costs no thread beside those that the launcher has (and the watcher of
+//! [`exit_with_parent`](mod@crate::exit_with_parent), if the parent is asked for). The channel has no limit: what is not received stays there.
+
+use std::fmt;
+use std::io;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::{Captive, CaptiveError, ExitReport, platform};
+use crate::exit_with_parent::{ArmError, Armed, ExitWithParent, ParentExited, Signal};
+
+/// What has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A captive has ended, and has been reaped; its handle has the same report.
+    Exited {
+        /// Its pid.
+        pid: u32,
+        /// How.
+        report: ExitReport,
+    },
+    /// The launcher's own parent is gone.
+    ParentExited(ParentExited),
+    /// This signal came for the launcher, which did nothing else about it. Of several that came together one may be told.
+    Signal(Signal),
+}
+
+/// The channel. Dropping it gives signals back to what they did before, and disarms.
+#[derive(Debug)]
+pub struct Events {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+    signals: Vec<platform::Caught>,
+    parent: Option<Armed>,
+}
+
+/// Makes a channel to which nothing is sent yet.
+///
+/// # Errors
+/// [`EventsError::Start`]: the thread that sends could not be started.
+pub fn events() -> Result<Events, EventsError> {
+    platform::start().map_err(EventsError::Start)?;
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    Ok(Events {
+        sender,
+        receiver,
+        signals: Vec::new(),
+        parent: None,
+    })
+}
+
+impl Events {
+    /// The receiving end; for `recv`, `recv_timeout`, `iter` and crossbeam's `select!`.
+    pub fn receiver(&self) -> &Receiver<Event> {
+        &self.receiver
+    }
+
+    /// Has the captive's end told, at once if it has ended. Its handle may be dropped (which ends it) or waited for as well.
+    ///
+    /// # Errors
+    /// [`CaptiveError::Forked`].
+    pub fn watch(&self, captive: &Captive) -> Result<(), CaptiveError> {
+        captive.handle().tell(self.sender.clone())
+    }
+
+    /// Has a signal told instead of what it does. The handler is the whole process's (sigaction(2)), and chained before those
+    /// that the crate signal-hook has installed; a captive does not inherit it. A signal that every thread blocks does
+    /// not come.
+    ///
+    /// # Errors
+    /// [`EventsError::Signal`]: SIGKILL, SIGSTOP and those of faults cannot be told.
+    pub fn signal(&mut self, signal: Signal) -> Result<(), EventsError> {
+        let caught = platform::Caught::new(signal, self.sender.clone());
+        self.signals
+            .push(caught.map_err(|errno| EventsError::Signal { signal, errno })?);
+        Ok(())
+    }
+
+    /// Has the end of the launcher's own parent told, instead of what `how` would do about it.
+    ///
+    /// # Errors
+    /// [`ArmError`].
+    pub fn parent(&mut self, how: ExitWithParent) -> Result<(), ArmError> {
+        let sender = self.sender.clone();
+        let armed = how.callback(move |exited| {
+            let _ = sender.send(Event::ParentExited(exited));
+        })?;
+        self.parent = Some(armed);
+        Ok(())
+    }
+}
+
+/// Why something cannot be told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EventsError {
+    /// The thread that tells could not be started.
+    Start(io::Error),
+    /// This signal cannot be caught.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Why.
+        errno: io::Error,
+    },
+}
+
+impl fmt::Display for EventsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(_) => f.write_str("starting the thread that tells of events failed"),
+            Self::Signal { signal, .. } => write!(f, "catching {signal} failed"),
+        }
+    }
+}
+
+impl std::error::Error for EventsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Start(errno) | Self::Signal { errno, .. } => Some(errno),
+        }
+    }
+}
