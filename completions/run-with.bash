@@ -28,7 +28,7 @@ _run_with()
         fi
         case ${words[i]} in
             --) command=$((i + 1)); break ;;
-            -s|--signal|-k|--kill-after|--tree-by|--expect-parent|--parent-fd|--pidfile|--status-fd|--generate) flag=${words[i]} ;;
+            -s|--signal|-k|--kill-after|--tree-by|--server|--ready|--ready-timeout|--uri|--run|--expect-parent|--parent-fd|--pidfile|--status-fd|--generate) flag=${words[i]} ;;
             -*) ;;
             *=*) options=1 ;;
             *) command=$i; break ;;
@@ -65,7 +65,7 @@ _run_with()
         ?*) return ;;
     esac
     if [[ $cur == -* ]]; then
-        _run_with_reply '' "$cur" -W '-s --signal -k --kill-after --tree --tree-by --expect-parent --parent-fd --exec --no-forward --pidfile --status-fd --mechanisms --json --generate -h --help -V --version'
+        _run_with_reply '' "$cur" -W '-s --signal -k --kill-after --tree --tree-by --server --ready --ready-timeout --uri --run --expect-parent --parent-fd --exec --no-forward --pidfile --status-fd --mechanisms --json --generate -h --help -V --version'
         return
     fi
     local element=${cur##*,}

@@ -13,7 +13,7 @@ function __run_with_command
             case --
                 math $i + 1
                 return 0
-            case -s --signal -k --kill-after --tree-by --expect-parent --parent-fd --pidfile --status-fd --generate
+            case -s --signal -k --kill-after --tree-by --server --ready --ready-timeout --uri --run --expect-parent --parent-fd --pidfile --status-fd --generate
                 set flag $words[$i]
             case '-*' '*=*'
             case '*'
@@ -64,6 +64,11 @@ complete -c run-with -n 'not __run_with_command >/dev/null' -s s -l signal -x -a
 complete -c run-with -n 'not __run_with_command >/dev/null' -s k -l kill-after -x -d 'after how long SIGKILL follows; 0: never [10s]'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l tree -d 'end the command\'s whole tree with it'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l tree-by -x -a 'pid-namespace user-namespace cgroup' -d 'the same, by this mechanism'
+complete -c run-with -n 'not __run_with_command >/dev/null' -l server -x -d 'run this (by the shell) while the command runs'
+complete -c run-with -n 'not __run_with_command >/dev/null' -l ready -x -d 'when it is ready: unix, tcp[:PORT], file:PATH, line:TEXT, notify'
+complete -c run-with -n 'not __run_with_command >/dev/null' -l ready-timeout -x -d 'how long it may take to be ready [30s]'
+complete -c run-with -n 'not __run_with_command >/dev/null' -l uri -x -d '$uri for both, with $unixsocket and $port in it'
+complete -c run-with -n 'not __run_with_command >/dev/null' -l run -x -d 'the command, by the shell'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l expect-parent -x -a '(__fish_complete_pids)' -d 'the parent is this process, or it is gone already'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l parent-fd -x -d 'the parent is behind this pidfd, or holds this pipe\'s other end'
 complete -c run-with -n 'not __run_with_command >/dev/null' -l exec -d 'no supervisor: become the command (thread-scoped; see the manual)'

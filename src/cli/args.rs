@@ -9,6 +9,7 @@ use std::time::Duration;
 use lexopt::Arg;
 
 use super::flags::{FLAGS, Flag, Id};
+use super::server::{ReadyWhen, Server};
 use crate::RunWith;
 use crate::exit_with_parent::Signal;
 
@@ -58,6 +59,8 @@ pub(super) struct Invocation {
     pub(super) forward: bool,
     /// What is to end with the command.
     pub(super) tree: Option<TreeBy>,
+    /// What is to run while it does.
+    pub(super) server: Option<Server>,
     pub(super) pidfile: Option<PathBuf>,
     pub(super) status_fd: Option<i32>,
 }
@@ -100,6 +103,9 @@ impl From<lexopt::Error> for UsageError {
 fn usage(message: impl Into<String>) -> UsageError {
     UsageError(message.into())
 }
+
+/// The default of `--ready-timeout`.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The default of `--kill-after`.
 const KILL_AFTER: Duration = Duration::from_secs(10);
@@ -163,6 +169,11 @@ struct Seen {
     signal: Option<Signal>,
     kill_after: Option<Duration>,
     tree: Option<TreeBy>,
+    server: Option<OsString>,
+    run: Option<OsString>,
+    ready: Option<ReadyWhen>,
+    ready_timeout: Option<Duration>,
+    uri: Option<String>,
     parent: ParentFlag,
     no_forward: bool,
     pidfile: Option<PathBuf>,
@@ -230,6 +241,27 @@ impl Seen {
                     _ => return Err(bad("pid-namespace, user-namespace or cgroup")),
                 });
             }
+            Id::Server | Id::Run if value.is_empty() => {
+                return Err(bad("a command for the shell"));
+            }
+            Id::Server => self.server = Some(value),
+            Id::Run => self.run = Some(value),
+            Id::Ready => {
+                let ready = ReadyWhen::parse(&value);
+                self.ready =
+                    Some(ready.ok_or_else(|| {
+                        bad("unix, tcp, tcp:PORT, file:PATH, line:TEXT or notify")
+                    })?);
+            }
+            Id::ReadyTimeout => {
+                let limit = duration(text);
+                self.ready_timeout =
+                    Some(limit.ok_or_else(|| bad("a duration such as 10, 1.5s, 2m"))?);
+            }
+            Id::Uri => {
+                let template = value.to_str().ok_or_else(|| bad("UTF-8"))?;
+                self.uri = Some(template.to_owned());
+            }
             Id::Exec => self.exec = true,
             Id::NoForward => self.no_forward = true,
             Id::Pidfile if value.is_empty() => return Err(bad("a file")),
@@ -254,7 +286,33 @@ impl Seen {
         Ok(())
     }
 
-    fn finish(self) -> Result<Request, UsageError> {
+    /// What the command line says of a server.
+    fn take_server(&mut self) -> Result<Option<Server>, UsageError> {
+        let Some(command) = self.server.take() else {
+            if self.ready.is_some() || self.uri.is_some() || self.ready_timeout.is_some() {
+                return Err(usage("--ready, --ready-timeout and --uri go with --server"));
+            }
+            return Ok(None);
+        };
+        let mentions_socket = contains(command.as_bytes(), b"unixsocket");
+        let ready = match self.ready.take() {
+            Some(ready) => ready,
+            None if mentions_socket => ReadyWhen::Unix,
+            None => {
+                return Err(usage(
+                    "--server: say with --ready when it is ready, or have it listen on \"$unixsocket\"",
+                ));
+            }
+        };
+        Ok(Some(Server {
+            command,
+            ready,
+            ready_timeout: self.ready_timeout.unwrap_or(READY_TIMEOUT),
+            uri: self.uri.take(),
+        }))
+    }
+
+    fn finish(mut self) -> Result<Request, UsageError> {
         if self.mechanisms {
             return Ok(Request::Mechanisms { json: self.json });
         }
@@ -265,12 +323,19 @@ impl Seen {
         let nothing = self.options.is_noop()
             && self.pidfile.is_none()
             && self.status_fd.is_none()
-            && self.tree.is_none();
+            && self.tree.is_none()
+            && self.server.is_none();
         if nothing {
             return Err(usage(format!(
                 "nothing to do: give an option, such as {}",
                 keys()
             )));
+        }
+        if let Some(run) = self.run.take() {
+            if !self.command.is_empty() {
+                return Err(usage("--run and a command: which?"));
+            }
+            self.command = vec!["/bin/sh".into(), "-c".into(), run];
         }
         if self.command.is_empty() {
             return Err(usage("no command"));
@@ -292,9 +357,12 @@ impl Seen {
                 return Err(usage("--parent-fd and --status-fd are the same descriptor"));
             }
         }
-        if !bound && (self.signal.is_some() || self.kill_after.is_some()) {
+        if !bound && self.signal.is_some() {
+            return Err(usage("--signal goes with exit-with-parent=on"));
+        }
+        if !bound && self.kill_after.is_some() && self.server.is_none() {
             return Err(usage(
-                "--signal and --kill-after go with exit-with-parent=on",
+                "--kill-after goes with exit-with-parent=on, or with --server",
             ));
         }
         if let (true, Some(flag)) = (self.exec, self.supervising.first()) {
@@ -302,6 +370,7 @@ impl Seen {
                 "--{flag} needs the supervisor that --exec does without"
             )));
         }
+        let server = self.take_server()?;
         Ok(Request::Run(Box::new(Invocation {
             options: self.options,
             command: self.command,
@@ -315,10 +384,15 @@ impl Seen {
             parent: self.parent,
             forward: !self.no_forward,
             tree: self.tree,
+            server,
             pidfile: self.pidfile,
             status_fd: self.status_fd,
         })))
     }
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|part| part == word)
 }
 
 /// The keys, for a message.

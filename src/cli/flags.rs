@@ -26,6 +26,11 @@ pub(super) enum Id {
     KillAfter,
     Tree,
     TreeBy,
+    Server,
+    Ready,
+    ReadyTimeout,
+    Uri,
+    Run,
     ExpectParent,
     ParentFd,
     Exec,
@@ -89,6 +94,61 @@ pub(super) const FLAGS: &[Flag] = &[
                the command, but a process of root's, or of the user to whom it is delegated, can leave it on \
                purpose).",
         supervises: true,
+    },
+    Flag {
+        id: Id::Server,
+        short: None,
+        long: "server",
+        value: Some("COMMAND"),
+        help: "run this (by the shell) while the command runs",
+        text: "Start a server, wait until it is ready, run the command, end the server with all that it has started \
+               (SIGTERM, after --kill-after SIGKILL), and exit with the command's status. COMMAND goes to /bin/sh -c. In \
+               its environment and the command's are unixsocket, a path for a socket in a directory of its \
+               own, port with --ready tcp, and uri with --uri. The server ends whenever run-with does, in whatever \
+               way. Its standard input is /dev/null, and it is in a session of its own. If it is not \
+               ready in time, or ends before, the command is not run: status 125.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::Ready,
+        short: None,
+        long: "ready",
+        value: Some("WHEN"),
+        help: "when it is ready: unix, tcp[:PORT], file:PATH, line:TEXT, notify",
+        text: "When the server is ready. unix: it listens on \"$unixsocket\" (the default if its command names \
+               that). tcp:PORT: it listens on this TCP port; tcp: on \"$port\", which was free before. file:PATH: the file \
+               is there, and is not one that was there before. line:TEXT: it has written a line with TEXT to standard \
+               output, which is passed on. notify: it has said READY=1 by sd_notify(3). Listeners are found without \
+               connecting to them, and must be the server's own.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::ReadyTimeout,
+        short: None,
+        long: "ready-timeout",
+        value: Some("DURATION"),
+        help: "how long it may take to be ready [30s]",
+        text: "How long the server may take to be ready; as for --kill-after. Default: 30s.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::Uri,
+        short: None,
+        long: "uri",
+        value: Some("TEMPLATE"),
+        help: "$uri for both, with $unixsocket and $port in it",
+        text: "The variable uri: TEMPLATE, in which $unixsocket and $port (or ${unixsocket}, ${port}) stand for their \
+               values. Arguments after -- are never rewritten.",
+        supervises: true,
+    },
+    Flag {
+        id: Id::Run,
+        short: None,
+        long: "run",
+        value: Some("COMMAND"),
+        help: "the command, by the shell",
+        text: "The command to run, for /bin/sh -c, in place of operands: it sees $uri and the others.",
+        supervises: false,
     },
     Flag {
         id: Id::ExpectParent,

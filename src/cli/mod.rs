@@ -26,6 +26,7 @@ mod flags;
 mod generate;
 mod help;
 mod mechanisms;
+mod server;
 mod systemd;
 
 cfg_if::cfg_if! {

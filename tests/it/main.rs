@@ -42,6 +42,7 @@ mod plan;
 mod privileges;
 mod races;
 mod roles;
+mod server;
 mod statuses;
 mod teardown;
 mod terminal;
@@ -66,6 +67,7 @@ fn main() {
     trials.extend(grammar::tests());
     trials.extend(hardening::tests());
     trials.extend(mechanisms::tests());
+    trials.extend(server::tests());
     trials.extend(statuses::tests());
     trials.extend(plan::tests());
     trials.extend(privileges::tests());

@@ -14,6 +14,7 @@ mod mechanisms;
 mod page;
 mod program;
 mod replace;
+mod server;
 mod signals;
 mod spawn;
 mod status;

@@ -30,8 +30,12 @@ fn c_string(text: &OsStr) -> Result<CString, Failure> {
 
 impl Program {
     /// The command of `command[0]`, to be looked for along PATH. `pid` is run-with's: variables of
-    /// systemd's that name it will name the command.
-    pub(super) fn new(command: &[OsString], pid: u32) -> Result<Self, Failure> {
+    /// systemd's that name it will name the command. `variables` are set for it besides.
+    pub(super) fn new(
+        command: &[OsString],
+        pid: u32,
+        variables: &[(&str, String)],
+    ) -> Result<Self, Failure> {
         let name = command.first().cloned().unwrap_or_default();
         let path = env::var_os("PATH");
         let candidates = sys::candidates(&name, path.as_deref());
@@ -40,6 +44,11 @@ impl Program {
             argv.push(c_string(arg)?);
         }
         let mut environment = sys::environment();
+        for (name, value) in variables {
+            let entry = format!("{name}=");
+            environment.retain(|old| !old.as_bytes().starts_with(entry.as_bytes()));
+            environment.push(c_string(format!("{entry}{value}").as_ref())?);
+        }
         let mut own_pid = Vec::new();
         for (index, entry) in environment.iter_mut().enumerate() {
             if let Some(name) = pid_variable(entry.as_bytes(), pid) {

@@ -18,7 +18,7 @@ use crate::sys::linux as sys;
 /// Becomes the command; returns only if that fails.
 pub(crate) fn become_command(invocation: &Invocation) -> Result<i32, Failure> {
     let bound = is_bound(invocation)?;
-    let mut program = Program::new(&invocation.command, std::process::id())?;
+    let mut program = Program::new(&invocation.command, std::process::id(), &[])?;
     let mut binding = ExitWithParent::new()
         .signal(invocation.signal)
         .mechanism(Mechanism::ParentDeathSignal);

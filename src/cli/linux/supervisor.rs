@@ -31,6 +31,7 @@ use super::guard::{self, Ending, Guard, PATIENCE, TREE_PATIENCE};
 use super::job_control::JobControl;
 use super::page::Page;
 use super::program::Program;
+use super::server::Server;
 use super::signals::{self, Signals};
 use super::spawn::{Command, Starting, spawn};
 use super::status::{Event, Pidfile, StatusFd};
@@ -105,6 +106,16 @@ enum End {
     Killed(c_int),
 }
 
+/// Ends the server when it is dropped: the command has ended, or was never run.
+#[derive(Debug)]
+struct ServerGuard(Server);
+
+impl Drop for ServerGuard {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// What the end of run-with means for the command, and that of the parent, if it is bound to one.
 #[derive(Debug)]
 struct Binding {
@@ -139,6 +150,7 @@ struct Supervisor {
     binding: Option<Binding>,
     command: Command,
     tree: Option<Arc<Tree>>,
+    server: Option<ServerGuard>,
     /// Until the command has exec'ed.
     starting: Option<Starting>,
     /// Why it has not, or could not be announced.
@@ -153,7 +165,19 @@ impl Supervisor {
     fn start(invocation: &Invocation, given: Given, signals: Signals) -> Result<Self, Failure> {
         let parent = open_parent(invocation, given.parent)?;
         let plan = Plan::resolve(&invocation.options).map_err(|error| Failure::caused(&error))?;
-        let program = Program::new(&invocation.command, std::process::id())?;
+        let grace = invocation.kill_after.unwrap_or(Duration::MAX);
+        let server = match &invocation.server {
+            Some(server) => {
+                let user = plan.user();
+                let server = Server::start(server, grace, user, parent.as_ref(), &signals)?;
+                Some(ServerGuard(server))
+            }
+            None => None,
+        };
+        let variables = server
+            .as_ref()
+            .map_or(&[][..], |server| server.0.variables());
+        let program = Program::new(&invocation.command, std::process::id(), variables)?;
         let pidfile = invocation
             .pidfile
             .as_deref()
@@ -191,6 +215,7 @@ impl Supervisor {
             binding,
             command,
             tree,
+            server,
             starting: Some(starting),
             failed: None,
             job: JobControl::default(),
@@ -239,6 +264,7 @@ impl Supervisor {
         if let Some(tree) = &self.tree {
             keep.extend(tree.holds().raw_fds());
         }
+        keep.extend(self.server.as_ref().map(|server| server.0.raw_fd()));
         keep.extend(self.status.raw_fd());
         keep.extend(self.pidfile.as_ref().and_then(Pidfile::raw_fd));
         keep.sort_unstable();
@@ -432,6 +458,7 @@ impl Supervisor {
                 say("processes of the command's tree do not end after SIGKILL");
             }
         }
+        self.server = None;
         self.page.set_done();
         if let Some(guard) = self
             .binding
