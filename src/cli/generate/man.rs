@@ -10,7 +10,7 @@ mod text;
 use roff::Roff;
 
 /// When the words of [`text`] were last changed.
-const REVISED: &str = "2026-11-21";
+const REVISED: &str = "2026-11-26";
 
 pub(super) fn page() -> String {
     let mut page = Roff::new("run-with", 1, REVISED, "User Commands");

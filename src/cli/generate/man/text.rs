@@ -4,7 +4,7 @@ pub(super) const DESCRIPTION: &str = "\
 `run-with` runs *COMMAND* so that it is gone when the process that started `run-with` is, in another \
 root directory, as another user: QEMU's `-run-with` option for any program. Operands that contain an \
 equals sign are options; the first without one, or what follows `--`, is the command. Nothing is on \
-by default: without an option, `--tree`, `--pidfile` or `--status-fd` there is nothing to do, which is an \
+by default: without an option, `--tree`, `--server`, `--pidfile` or `--status-fd` there is nothing to do, which is an \
 error.
 
 `run-with` stays, as a small *supervisor* with one thread, and the command is its child, in the same \
@@ -21,6 +21,12 @@ With `--tree` everything that the command has started ends with it. What holds t
 namespace with an init of `run-with`'s or a control group, is made before the command. When the command has \
 ended, in whatever way, all that is left gets SIGKILL, and `run-with` ends when nothing is left. When \
 `run-with` is killed, the guard and the kernel do the same.
+
+With `--server` a second command runs while the command does, such as a server that the command is a client \
+of. It is started first, by a process of `run-with`'s own (`run-with-server`, in a session of its own); the \
+command is run when it is ready; and when the command has ended, so does the server, with all that it has \
+started, before `run-with` does. Should `run-with` end otherwise, `run-with-server` ends the server; \
+should that be killed, its guard does.
 
 The parent is the *process* that started `run-with`, and not the thread: a launcher's thread may end. \
 It is held by a pidfd, so that a recycled pid is never taken for it. Its exec is not its exit. Should \
@@ -199,6 +205,11 @@ With wrappers between the launcher (here bash) and `run-with`: a pipe whose othe
 holds.
 
     exec {hold}> >(run-with --parent-fd 3 exit-with-parent=on sleep 1000 3<&0 </dev/null)
+
+A client of a server that is there as long as it is needed, and no longer:
+
+    run-with --server 'nbdkit -f -U \"$unixsocket\" memory 1G' \\
+        --uri 'nbd+unix:///?socket=$unixsocket' --run 'nbdinfo \"$uri\"'
 
 A build, none of whose daemons is left when it is done:
 
