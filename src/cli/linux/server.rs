@@ -231,7 +231,7 @@ impl Launch<'_> {
         let _ = sys::set_disposition(libc::SIGPIPE, libc::SIG_IGN);
         // Nor is its input ours, or what it was given by others.
         if let Ok(null) = File::open("/dev/null") {
-            let _ = sys::dup_to(null.as_raw_fd(), 0);
+            let _ = nix::unistd::dup2_stdin(&null);
         }
         // SAFETY: this process is a copy that ends without running what run-with has on its stack, so that none of the
         // closed descriptors' owners is used or dropped.
