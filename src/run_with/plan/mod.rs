@@ -92,7 +92,7 @@ impl Plan {
     }
 
     /// Its steps, the new root, the new user.
-    #[cfg(all(feature = "launcher", target_os = "linux"))]
+    #[cfg(captive_helper)]
     pub(crate) fn into_parts(self) -> (Vec<Step>, Option<OwnedFd>, Option<Identity>) {
         (self.steps, self.root, self.identity)
     }

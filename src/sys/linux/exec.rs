@@ -32,7 +32,7 @@ impl StringArray {
     }
 
     /// The strings, to be put into another array.
-    #[cfg(feature = "launcher")]
+    #[cfg(captive_helper)]
     pub(crate) fn into_strings(self) -> impl Iterator<Item = CString> {
         self.strings
             .into_iter()

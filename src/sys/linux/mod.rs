@@ -46,7 +46,7 @@ cfg_if::cfg_if! {
 }
 
 cfg_if::cfg_if! {
-    if #[cfg(all(feature = "launcher", captive_helper))] {
+    if #[cfg(captive_helper)] {
         mod cgroup;
         mod child;
         mod clone;

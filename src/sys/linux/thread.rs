@@ -10,7 +10,7 @@ pub(crate) const ALL_SIGNALS: u64 = !0;
 /// All signals but those by which a C library makes its threads act together: one that a thread blocks
 /// makes setuid(2) of the whole process wait for ever. glibc: 32, 33 (nptl(7)); musl: also 34; libpsx:
 /// SIGSYS.
-#[cfg(feature = "launcher")]
+#[cfg(captive_helper)]
 pub(crate) const ALL_BUT_THE_LIBRARYS: u64 = {
     let musl = if cfg!(target_env = "musl") {
         1 << 33

@@ -58,13 +58,13 @@ pub(crate) fn epoll_add(set: BorrowedFd<'_>, fd: RawFd, events: i32) -> Result<(
 }
 
 /// As [`epoll_add`], to be told with a number of the caller's choice when it is readable.
-#[cfg(feature = "launcher")]
+#[cfg(captive_helper)]
 pub(crate) fn epoll_add_as(set: BorrowedFd<'_>, fd: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
     epoll_add_event(set, fd.as_raw_fd(), libc::EPOLLIN, id)
 }
 
 /// The same for a file of the kernel's that says when its contents have changed (EPOLLPRI).
-#[cfg(feature = "launcher")]
+#[cfg(captive_helper)]
 pub(crate) fn epoll_add_changes(
     set: BorrowedFd<'_>,
     fd: BorrowedFd<'_>,
@@ -281,7 +281,7 @@ pub(crate) fn sleep(time: Duration) {
 }
 
 cfg_if::cfg_if! {
-    if #[cfg(feature = "launcher")] {
+    if #[cfg(captive_helper)] {
         /// Takes a descriptor out of a set; epoll_ctl(2).
         pub(crate) fn epoll_remove(set: BorrowedFd<'_>, fd: RawFd) {
             let delete = int_arg(libc::EPOLL_CTL_DEL);
