@@ -34,7 +34,7 @@ pub fn is_empty(events: i32) -> bool {
 pub fn remove(directory: i32, name: &Name) {
     remove_below(directory, DEPTH);
     if let Ok(parent) = open_directory(directory, b"..\0") {
-        files::remove_directory(parent, name.bytes());
+        files::remove_directory(parent, name.with_nul());
         sys::close(parent);
     }
 }
