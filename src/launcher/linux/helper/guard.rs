@@ -431,8 +431,7 @@ impl Guard {
     fn main_ended(&mut self, place: usize) {
         if let Some(mut entry) = self.entry(place) {
             self.unwatch(&mut entry.pidfd);
-            self.put(place, entry);
-            self.end_tree(place);
+            self.end_tree_of(place, entry);
         }
     }
 
@@ -458,9 +457,13 @@ impl Guard {
 
     /// SIGKILL to all that is left of a tree, once.
     fn end_tree(&mut self, place: usize) {
-        let Some(mut entry) = self.entry(place) else {
-            return;
-        };
+        if let Some(entry) = self.entry(place) {
+            self.end_tree_of(place, entry);
+        }
+    }
+
+    /// The entry has not been put back: one that is found by its marks alone would be over before the first walk.
+    fn end_tree_of(&mut self, place: usize, mut entry: Entry) {
         let data = place as u64 * 4;
         entry.killed = true;
         if entry.init >= 0 {
