@@ -86,6 +86,17 @@ pub(crate) fn set_no_new_privs() -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Whether this process is as dumpable as any that has just been executed: its files in /proc are its user's;
+/// prctl(PR_GET_DUMPABLE). After a change of its user it is not.
+#[cfg(captive_helper)]
+pub(crate) fn is_dumpable() -> bool {
+    let answer = plain(
+        libc::SYS_prctl,
+        [int_arg(libc::PR_GET_DUMPABLE), 0, 0, 0, 0, 0],
+    );
+    answer == Ok(1)
+}
+
 /// No core dump of this process, whatever core_pattern says; prctl(PR_SET_DUMPABLE).
 pub(crate) fn set_not_dumpable() -> Result<(), Errno> {
     plain(

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -27,6 +28,9 @@ pub(in super::super) struct Namespace {
     pipe: OwnedFd,
     user: bool,
 }
+
+/// What the init calls itself first of all.
+const INIT_NAME: &[u8] = b"captive-init\n";
 
 impl Namespace {
     /// Makes one. `make` makes a child.
@@ -74,6 +78,9 @@ impl Namespace {
             pipe,
             user,
         };
+        if !sys::is_dumpable() {
+            await_exec(&namespace.init);
+        }
         if user {
             map_ourselves(&namespace.init).inspect_err(|_| namespace.end_now())?;
         }
@@ -102,6 +109,20 @@ impl Namespace {
     pub(super) fn end_now(&self) {
         let _ = sys::pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
         sys::reap_pidfd(self.init.as_fd());
+    }
+}
+
+/// We are woken in the middle of its exec, where it still is as little dumpable as we are: neither its files in /proc
+/// nor its namespaces would be open to us. With its name it has ended that.
+fn await_exec(init: &Process) {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + LIMIT;
+    let Some(directory) = proc::directory(init.as_fd()) else {
+        return;
+    };
+    let name = directory.join("comm");
+    while fs::read(&name).is_ok_and(|name| name != INIT_NAME) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
