@@ -13,6 +13,7 @@ mod command;
 mod death;
 mod handle;
 mod itself;
+mod trees;
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
     trials.extend(death::tests());
     trials.extend(handle::tests());
     trials.extend(itself::tests());
+    trials.extend(trees::tests());
     trials
 }
 
@@ -30,6 +32,7 @@ pub fn role(args: &[OsString]) -> i32 {
         Some("death") => death::role(&args[1..]),
         Some("itself") => itself::role(&args[1..]),
         Some("handle") => handle::role(&args[1..]),
+        Some("trees") => trees::role(&args[1..]),
         _ => 2,
     }
 }

@@ -9,12 +9,12 @@ use std::ffi::OsString;
 
 use libtest_mimic::Trial;
 
-mod ends;
+pub mod ends;
 mod guards;
-mod launcher;
-mod processes;
-mod random;
-mod scene;
+pub mod launcher;
+pub mod processes;
+pub mod random;
+pub mod scene;
 mod signals;
 
 /// All of them.

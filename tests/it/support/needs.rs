@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 
-use super::Outcome;
+use super::{Outcome, cgroups};
 
 /// Something a test cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,12 @@ pub enum Need {
     Example(&'static str),
     /// A test that takes long: run under `CAPTIVE_LONG=1` only, skipped otherwise, under CI too.
     Long,
+    /// Cgroups of version 2, which this process may make below its own.
+    Cgroups,
+    /// The controller `pids` in a hierarchy of version 1.
+    PidsCgroup,
+    /// User namespaces for those who are not root.
+    UserNamespaces,
 }
 
 impl Need {
@@ -27,8 +33,24 @@ impl Need {
             Self::Program(name) => find_program(name),
             Self::Example(name) => example(name).is_file(),
             Self::Long => std::env::var_os("CAPTIVE_LONG").is_some_and(|v| v == "1"),
+            Self::Cgroups => cgroups::Group::new(cgroups::version_2(), &[]).is_ok(),
+            Self::PidsCgroup => cgroups::version_1("pids").is_some(),
+            Self::UserNamespaces => user_namespaces(),
         }
     }
+}
+
+/// What the usual three settings say; a kernel does not have them all.
+fn user_namespaces() -> bool {
+    let is = |path: &str, value: &str| {
+        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value)
+    };
+    !is("/proc/sys/user/max_user_namespaces", "0")
+        && !is("/proc/sys/kernel/unprivileged_userns_clone", "0")
+        && !is(
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+        )
 }
 
 fn find_program(name: &str) -> bool {

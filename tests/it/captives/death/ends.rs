@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 
 use super::scene::{Scene, ends, guard_of, kill, lives};
+use crate::support::cgroups::{Group, version_1};
 use crate::support::process::await_that;
-use crate::support::{HANG, Need, Outcome, Witness, test};
+use crate::support::{Fallible, Need, Outcome, Witness, test};
 
 /// Captives that are each hard to end in another way.
 const KINDS: [(&str, &str); 8] = [
@@ -47,7 +47,7 @@ pub fn tests() -> Vec<Trial> {
     for (name, inside) in [("outside", false), ("inside", true)] {
         let name = format!("captives::death::oom::{name}");
         let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-        if memory_cgroup().is_some() || ci {
+        if version_1("memory").is_some() || ci {
             trials.push(test(&name, &[Need::Root], move || oom(inside)));
         } else {
             let name = format!("{name} (needs a memory cgroup, version 1)");
@@ -77,7 +77,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// Has the launcher end, and looks at its status.
-fn end(scene: &mut Scene, way: &str, status: Result<i32, i32>) -> Outcome {
+pub fn end(scene: &mut Scene, way: &str, status: Result<i32, i32>) -> Outcome {
     let launcher = Witness::of(scene.pid())?;
     if way == "killed" {
         launcher.signal(libc::SIGKILL);
@@ -356,68 +356,33 @@ fn forked_child_outlives_it() -> Outcome {
     scene.nothing_left()
 }
 
-/// Where this process's own memory cgroup is, if they are of version 1.
-fn memory_cgroup() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let (root, place) = mounts.lines().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let system: Vec<&str> = system.split(' ').collect();
-        let is_it = system[0] == "cgroup" && system[2].split(',').any(|name| name == "memory");
-        let fields: Vec<&str> = mount.split(' ').collect();
-        is_it.then(|| (fields[3].to_owned(), fields[4].to_owned()))
-    })?;
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let is_it = parts.next()?.split(',').any(|name| name == "memory");
-        is_it.then(|| parts.next())?
-    })?;
-    let below = Path::new(own).strip_prefix(root).ok()?;
-    Some(Path::new(&place).join(below))
+/// A cgroup with little memory.
+pub fn memory_group() -> Fallible<Group> {
+    let group = Group::new(
+        version_1("memory"),
+        &[("memory.limit_in_bytes", "67108864")],
+    )?;
+    // There if swap is accounted for.
+    let swap = group.0.join("memory.memsw.limit_in_bytes");
+    if swap.exists() {
+        fs::write(swap, "67108864")?;
+    }
+    Ok(group)
 }
 
-/// A cgroup with little memory, removed in the end.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(name: &str) -> Result<Self, Box<dyn std::error::Error>> {
-        let own = memory_cgroup().ok_or("no memory cgroup of version 1")?;
-        let path = own.join(format!("captive-{}-{name}", std::process::id()));
-        fs::create_dir(&path)?;
-        let group = Self(path);
-        for file in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"] {
-            let file = group.0.join(file);
-            // The second is there if swap is accounted for.
-            if file.exists() {
-                fs::write(&file, "67108864")
-                    .map_err(|error| format!("{}: {error}", file.display()))?;
-            }
-        }
-        Ok(group)
-    }
-
-    fn kills(&self) -> Result<u64, Box<dyn std::error::Error>> {
-        let control = fs::read_to_string(self.0.join("memory.oom_control"))?;
-        let kills = control
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill "))
-            .ok_or("no oom_kill")?;
-        Ok(kills.parse()?)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let deadline = std::time::Instant::now() + HANG;
-        while fs::remove_dir(&self.0).is_err() && std::time::Instant::now() < deadline {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
+/// How many in it were killed for want of memory.
+pub fn oom_kills(group: &Group) -> Fallible<u64> {
+    let control = fs::read_to_string(group.0.join("memory.oom_control"))?;
+    let kills = control
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))
+        .ok_or("no oom_kill")?;
+    Ok(kills.parse()?)
 }
 
 /// The launcher alone in the cgroup, or with its guard and captives, which are smaller.
 fn oom(inside: bool) -> Outcome {
-    let group = Group::new(if inside { "inside" } else { "outside" })?;
+    let group = memory_group()?;
     let mut scene = Scene::new()?;
     let enter = format!("enter {}", group.0.display());
     if inside {
@@ -432,14 +397,14 @@ fn oom(inside: bool) -> Outcome {
     if !inside {
         scene.session.expect(&enter, "entered")?;
     }
-    let pids = fs::read_to_string(group.0.join("cgroup.procs"))?;
-    let is_in = |pid: i32| pids.lines().any(|line| line == pid.to_string());
+    let pids = group.pids()?;
+    let is_in = |pid: i32| pids.contains(&pid);
     ensure!(is_in(scene.pid()), "the launcher is not in the cgroup");
     ensure!(is_in(guard.pid) == inside, "the guard's cgroup");
-    ensure!(group.kills()? == 0, "somebody was killed before");
+    ensure!(oom_kills(&group)? == 0, "somebody was killed before");
     end(&mut scene, "oom", Err(libc::SIGKILL))?;
     await_that("the count of the kill", || {
-        group.kills().is_ok_and(|kills| kills > 0)
+        oom_kills(&group).is_ok_and(|kills| kills > 0)
     })?;
     for captive in &captives {
         ends("a captive", captive)?;

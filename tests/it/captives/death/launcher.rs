@@ -8,7 +8,7 @@ use std::process::Stdio as StdStdio;
 use std::time::Duration;
 
 use captive::exit_with_parent::Signal;
-use captive::launcher::{CaptiveError, LauncherExit, SpawnError, Stdio};
+use captive::launcher::{CaptiveError, Containment, LauncherExit, SpawnError, Stdio};
 use captive::{Captive, Command};
 
 /// A captive to be launched, from words: a kind and its operands, then options.
@@ -20,7 +20,8 @@ pub fn command(words: &[&str]) -> Command {
             command
         }
         _ => {
-            let mut command = Command::new(std::env::current_exe().unwrap());
+            // Not by its path: the launcher may have become a user who may not go there.
+            let mut command = Command::new("/proc/self/exe");
             command.args(["--role", "captives", "death", "captive"]);
             command.args(words.iter().take_while(|word| !word.contains('=')));
             command.stdout(Stdio::Piped);
@@ -32,6 +33,17 @@ pub fn command(words: &[&str]) -> Command {
         command.run_with("user=65534:65534".parse().unwrap());
     }
     for (key, value) in words.iter().filter_map(|word| word.split_once('=')) {
+        match key {
+            "tree" => {
+                command.containment(containment(value));
+                continue;
+            }
+            "cgroup" => {
+                command.cgroup(value);
+                continue;
+            }
+            _ => {}
+        }
         let number: u32 = value.parse().unwrap();
         match key {
             "grace" => command.launcher_exit(LauncherExit::Signal {
@@ -46,18 +58,30 @@ pub fn command(words: &[&str]) -> Command {
     command
 }
 
-/// Launches it, and waits until it is ready.
-fn spawn(words: &[&str]) -> Captive {
+fn containment(name: &str) -> Containment {
+    match name {
+        "Tree" => Containment::Tree,
+        "PidNamespace" => Containment::PidNamespace,
+        "UserNamespace" => Containment::UserNamespace,
+        "Cgroup" => Containment::Cgroup,
+        "TreeBestEffort" => Containment::TreeBestEffort,
+        _ => panic!("{name}?"),
+    }
+}
+
+/// Launches it, and waits until it is ready; what it says of itself then.
+fn spawn(words: &[&str]) -> (Captive, String) {
     let mut captive = match command(words).spawn() {
         Ok(captive) => captive,
         Err(error) => failed(&error),
     };
+    let mut line = "ready\n".to_owned();
     if let Some(stdout) = captive.stdout.take() {
-        let mut line = String::new();
+        line.clear();
         BufReader::new(stdout).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
     }
-    captive
+    let said = line.strip_prefix("ready").expect(&line).trim_end();
+    (captive, said.to_owned())
 }
 
 /// Says why, instead of an answer, and ends.
@@ -88,13 +112,26 @@ pub fn run() -> i32 {
             ["cycle", count] => cycle(count.parse().unwrap()),
             ["crowd", count, what @ ..] => {
                 for _ in 0..number(count) {
-                    captives.push(Some(spawn(what)));
+                    captives.push(Some(spawn(what).0));
                 }
                 "done".into()
             }
             ["drop", index] => {
                 captives[number(index)] = None;
                 "dropped".into()
+            }
+            ["wait", index] => {
+                let report = captives[number(index)].as_ref().unwrap().wait();
+                report.unwrap().status().to_string()
+            }
+            ["wait_tree", index, millis] => {
+                let limit = Duration::from_millis(millis.parse().unwrap());
+                let captive = captives[number(index)].as_ref().unwrap();
+                captive.wait_tree(limit).unwrap().to_string()
+            }
+            ["containment", index] => {
+                let captive = captives[number(index)].as_ref().unwrap();
+                captive.containment().to_string()
             }
             ["try", index] => tried(captives[number(index)].as_ref().unwrap()),
             ["kill", index] => {
@@ -155,10 +192,10 @@ fn number(word: &str) -> usize {
     word.parse().unwrap()
 }
 
-fn keep(captives: &mut Vec<Option<Captive>>, captive: Captive) -> String {
+fn keep(captives: &mut Vec<Option<Captive>>, (captive, said): (Captive, String)) -> String {
     let pid = captive.id();
     captives.push(Some(captive));
-    pid.to_string()
+    format!("{pid}{said}")
 }
 
 fn short(error: &CaptiveError) -> String {
@@ -179,7 +216,7 @@ fn tried(captive: &Captive) -> String {
 /// So many captives, one after another; every twentieth is left running.
 fn cycle(count: usize) -> String {
     for index in 0..count {
-        let captive = spawn(&["plain"]);
+        let (captive, _) = spawn(&["plain"]);
         if index % 20 == 0 {
             Box::leak(Box::new(captive));
         } else {

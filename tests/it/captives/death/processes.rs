@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::Duration;
 
+use crate::captives::trees::processes as trees;
+
 /// Says that it is ready, then waits for its end.
 pub fn run(args: &[&str]) -> i32 {
     match args {
@@ -13,6 +15,12 @@ pub fn run(args: &[&str]) -> i32 {
             let pause = Duration::from_millis(millis.parse().unwrap());
             return write_on_term(file, name, pause);
         }
+        ["tree", parts @ ..] => return trees::run(parts),
+        ["graceful", file, name, millis, parts @ ..] => {
+            let pause = Duration::from_millis(millis.parse().unwrap());
+            return trees::run_gracefully(file, name, pause, parts);
+        }
+        ["bare", part, fd] => trees::bare(part, fd.parse().unwrap()),
         _ => return 2,
     }
     ready();
@@ -27,14 +35,14 @@ fn ready() {
 }
 
 /// Which clears the parent-death signal.
-fn become_nobody() {
+pub fn become_nobody() {
     const NOBODY: u32 = 65534;
     assert_eq!(unsafe { libc::setgroups(0, std::ptr::null()) }, 0);
     assert_eq!(unsafe { libc::setresgid(NOBODY, NOBODY, NOBODY) }, 0);
     assert_eq!(unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) }, 0);
 }
 
-fn hear_nothing() {
+pub fn hear_nothing() {
     for signal in 1..=libc::SIGRTMAX() {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
@@ -42,7 +50,7 @@ fn hear_nothing() {
 }
 
 /// Blocks one signal, or all.
-fn block(signal: Option<i32>) -> libc::sigset_t {
+pub fn block(signal: Option<i32>) -> libc::sigset_t {
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     match signal {
         Some(signal) => unsafe { libc::sigaddset(&raw mut set, signal) },

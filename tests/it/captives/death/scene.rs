@@ -86,6 +86,17 @@ impl Scene {
     }
 }
 
+/// The init of a PID namespace that the launcher has made.
+pub fn init_of(launcher: i32) -> Fallible<Witness> {
+    let mut all = inits_of(launcher);
+    ensure!(all.len() == 1, "the launcher's inits: {all:?}");
+    Ok(all.remove(0))
+}
+
+pub fn inits_of(launcher: i32) -> Vec<Witness> {
+    find_children(launcher, "captive-init")
+}
+
 /// The guard of `launcher`, as soon as there is one, other than `not`.
 pub fn guard_of(launcher: i32, not: Option<i32>) -> Fallible<Witness> {
     let mut found = None;
@@ -98,9 +109,16 @@ pub fn guard_of(launcher: i32, not: Option<i32>) -> Fallible<Witness> {
 
 /// The child of `launcher` that is a guard and no zombie, other than `not`.
 pub fn find_guard(launcher: i32, not: Option<i32>) -> Option<Witness> {
+    let mut all = find_children(launcher, "captive-guard").into_iter();
+    all.find(|guard| Some(guard.pid) != not)
+}
+
+/// The children of `launcher` that have this name and are no zombies.
+fn find_children(launcher: i32, name: &str) -> Vec<Witness> {
+    let mut found = Vec::new();
     let is_one = |pid: i32| {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        comm == "captive-guard\n"
+        comm.trim_end() == name
             && status_field(pid, "PPid") == Some(launcher.to_string())
             && state(pid) != Some('Z')
     };
@@ -109,17 +127,17 @@ pub fn find_guard(launcher: i32, not: Option<i32>) -> Option<Witness> {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        if Some(pid) == not || !is_one(pid) {
+        if !is_one(pid) {
             continue;
         }
         if let Ok(witness) = Witness::of(pid) {
             // Again behind the pidfd: the number may have become another's.
             if is_one(pid) {
-                return Some(witness);
+                found.push(witness);
             }
         }
     }
-    None
+    found
 }
 
 /// Stops a process and waits until it is.

@@ -1,0 +1,52 @@
+//! A main process with `async_teardown`: waitable at once, while the helper that has its memory is still there.
+
+use libtest_mimic::Trial;
+
+use super::scene::{By, Held, KINDS};
+use crate::captives::death::scene::{Scene, ends};
+use crate::support::{Need, Outcome, test};
+
+/// All of them.
+pub fn tests() -> Vec<Trial> {
+    const NEEDS: &[Need] = &[Need::Root, Need::Cgroups, Need::UserNamespaces];
+    let mut trials = Vec::new();
+    for (name, by) in KINDS {
+        let full = format!("captives::trees::async_teardown::captive_killed::{name}");
+        trials.push(test(&full, NEEDS, move || captive_killed(by)));
+        let full = format!("captives::trees::async_teardown::launcher_killed::{name}");
+        trials.push(test(&full, NEEDS, move || launcher_killed(by)));
+    }
+    trials
+}
+
+fn captive_killed(by: By) -> Outcome {
+    let mut scene = Scene::by(by)?;
+    let tree = scene.tree(&format!("tree child daemon teardown {}", by.word()))?;
+    let helper = tree.part("teardown");
+    let held = Held::new(helper)?;
+    // Kills and waits.
+    scene.session.expect("kill 0", "killed by KILL")?;
+    ensure!(helper.alive(), "the helper has ended before the wait");
+    scene.session.expect("wait_tree 0 100", "false")?;
+    ensure!(helper.alive(), "the helper was not held");
+    held.is_killed()?;
+    held.release()?;
+    scene.session.expect("wait_tree 0 20000", "true")?;
+    for (name, witness) in &tree.parts {
+        ensure!(!witness.alive(), "{name} lives");
+    }
+    scene.kill()?;
+    scene.nothing_left()
+}
+
+fn launcher_killed(by: By) -> Outcome {
+    let mut scene = Scene::by(by)?;
+    let tree = scene.tree(&format!("tree child daemon teardown {}", by.word()))?;
+    let held = Held::new(tree.part("teardown"))?;
+    scene.kill()?;
+    ends("the main process", &tree.main)?;
+    held.is_killed()?;
+    held.release()?;
+    tree.end()?;
+    scene.nothing_left()
+}
