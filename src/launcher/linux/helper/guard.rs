@@ -283,18 +283,20 @@ impl Guard {
             Err(sys::EINTR) => return,
             Err(_) => sys::exit(1),
         };
-        // What was sent before the launcher ended is read before anything is done about its end.
-        let mut launcher = false;
-        // Captives first: a place that a message frees and another takes would be forgotten for the other.
-        for event in events.iter().take(count) {
-            match event.data {
-                SOCKET | LAUNCHER => {}
-                data => self.happened(data),
-            }
+        // Whose they are, before a message frees a place and another takes it.
+        let mut ids = [0; MOST];
+        for (id, event) in ids.iter_mut().zip(events.iter().take(count)) {
+            *id = self.id_in((event.data / 4) as usize);
         }
-        for event in events.iter().take(count) {
-            match event.data {
-                SOCKET | LAUNCHER => launcher |= event.data == LAUNCHER || self.read(),
+        // What was sent before a captive or the launcher ended is read before anything is done about its end: the
+        // captive may have been let go.
+        let mut launcher = !self.ending && count > 0 && self.read();
+        for (id, event) in ids.iter().zip(events.iter().take(count)) {
+            let data = event.data;
+            match data {
+                SOCKET => {}
+                LAUNCHER => launcher = true,
+                _ if self.id_in((data / 4) as usize) == *id => self.happened(data),
                 _ => {}
             }
         }
@@ -403,6 +405,11 @@ impl Guard {
         close_place(&mut entry.pipe);
         close_place(&mut entry.cgroup);
         self.put(place, FREE);
+    }
+
+    /// The number of the captive in a place; 0 if there is none.
+    fn id_in(&mut self, place: usize) -> u64 {
+        self.entry(place).map_or(0, |entry| entry.message.id)
     }
 
     /// A copy of what is in a place that is used.
