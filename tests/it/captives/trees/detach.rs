@@ -5,7 +5,7 @@ use std::fs;
 use libtest_mimic::Trial;
 
 use super::scene::{ALL, By, KINDS, Tree, await_no_directories, directories_of, own_cgroup};
-use crate::captives::death::scene::{Scene, ends, init_of, lives};
+use crate::captives::death::scene::{Scene, ends, init_of, lives, stop};
 use crate::support::cgroups::Group;
 use crate::support::process::await_that;
 use crate::support::{Fallible, Need, Outcome, test};
@@ -30,6 +30,8 @@ pub fn tests() -> Vec<Trial> {
             format!("main_ends::{name}"),
             Box::new(move || main_ends(by)),
         );
+        let body = move || guard_is_late(by);
+        add(format!("guard_is_late::{name}"), Box::new(body));
     }
     add("directory".into(), Box::new(directory));
     add(
@@ -110,6 +112,24 @@ fn main_ends(by: By) -> Outcome {
     if let Some(init) = &init {
         ends("the init", init)?;
     }
+    sweep(&group)?;
+    scene.nothing_left()
+}
+
+/// The guard hears at once that it is let go, and that its main process has ended.
+fn guard_is_late(by: By) -> Outcome {
+    let group = own_cgroup()?;
+    let (mut scene, tree) = detached(by, &group)?;
+    let guard = scene.guard()?;
+    stop(&guard)?;
+    scene.session.expect("detach 0", "detached")?;
+    tree.main.signal(libc::SIGKILL);
+    ends("the main process", &tree.main)?;
+    guard.signal(libc::SIGCONT);
+    lives("the daemon", tree.part("daemon"))?;
+    tree.descendants_alive()?;
+    tree.kill()?;
+    scene.kill()?;
     sweep(&group)?;
     scene.nothing_left()
 }
