@@ -157,6 +157,14 @@ struct Dying {
     looks: u32,
 }
 
+impl Dying {
+    /// Nothing wakes us when it is empty: it is no cgroup, or one that the guard may remove before we have heard of its
+    /// end, of which the kernel then does not tell.
+    fn tells_nothing(&self) -> bool {
+        self.events.is_none() || !self.tree.is_let_go()
+    }
+}
+
 struct Thread {
     runtime: &'static Runtime,
     set: OwnedFd,
@@ -207,7 +215,7 @@ impl Thread {
         // What launchers before this one have left.
         tree::sweep_own();
         loop {
-            let blind = self.trees.values().any(|dying| dying.events.is_none());
+            let blind = self.trees.values().any(Dying::tells_nothing);
             let limit = if self.unwatched.is_empty()
                 && self.missing.is_none()
                 && !self.guard_unwatched
@@ -236,7 +244,8 @@ impl Thread {
                 self.reap(id);
             }
             if blind {
-                let ids: Vec<_> = self.trees.keys().copied().collect();
+                let blind = self.trees.iter().filter(|(_, dying)| dying.tells_nothing());
+                let ids: Vec<_> = blind.map(|(id, _)| *id).collect();
                 for id in ids {
                     self.look_at_a_tree(id);
                 }

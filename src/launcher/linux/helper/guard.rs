@@ -39,9 +39,10 @@ struct Event {
     data: u64,
 }
 
-/// How often a tree is walked that is found by its marks, and how long between two walks, in milliseconds.
+/// How often a tree is walked that is found by its marks.
 const WALKS: u32 = 100;
-const BETWEEN_WALKS: i64 = 50;
+/// How long between two walks, or two looks at a cgroup, in milliseconds.
+const BETWEEN_LOOKS: i64 = 50;
 
 /// What an event is about: the place in the table, four times, and one of these.
 const MAIN: u64 = 0;
@@ -252,8 +253,9 @@ impl Guard {
     /// Waits, at most so many milliseconds (rounded up), and notes what has happened.
     fn wait(&mut self, limit: i64) {
         let walking = self.table.entries().iter().any(|entry| entry.walks > 0);
-        let limit = if walking {
-            limit.min(BETWEEN_WALKS)
+        let looking = self.table.entries().iter().any(|entry| entry.events >= 0);
+        let limit = if walking || looking {
+            limit.min(BETWEEN_LOOKS)
         } else {
             limit
         };
@@ -264,6 +266,12 @@ impl Guard {
         self.look(limit);
         if walking {
             self.walk();
+        }
+        if looking {
+            // The kernel does not always tell: not if the launcher removes the cgroup before we have heard of its end.
+            for place in 0..self.table.used {
+                self.look_at_cgroup(place);
+            }
         }
     }
 

@@ -108,10 +108,7 @@ impl Tree {
 
     /// Whether nothing of it is left.
     pub(crate) fn is_empty(&self) -> bool {
-        let ended = |namespace: &Namespace| {
-            sys::poll_within(namespace.init().as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true)
-        };
-        self.namespace.as_ref().is_none_or(ended)
+        self.namespace.as_ref().is_none_or(has_ended)
             && self.cgroup.as_ref().is_none_or(Cgroup::is_empty)
             && (!self.is_marked() || marks::find(&Name::of(self.name)) == 0)
     }
@@ -130,19 +127,18 @@ impl Tree {
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
-            let mut limit = left.unwrap_or(Duration::from_secs(3600));
+            let limit = left.unwrap_or(Duration::from_secs(3600));
+            let soon = limit.min(LOOK);
             let waited = match (&self.namespace, &events) {
-                (Some(namespace), _) => {
+                (Some(namespace), _) if !has_ended(namespace) => {
                     sys::poll_within(namespace.init().as_fd(), libc::POLLIN, limit)
                 }
-                (None, Some(events)) => events.wait(limit),
-                (None, None) => {
-                    limit = limit.min(LOOK);
-                    Err(Errno::ENOSYS)
-                }
+                // Nothing tells if somebody removes it between its end and the word of that.
+                (_, Some(events)) => events.wait(soon),
+                _ => Err(Errno::ENOSYS),
             };
             if waited.is_err() {
-                std::thread::sleep(limit.min(LOOK));
+                std::thread::sleep(soon);
             }
         }
     }
@@ -180,4 +176,9 @@ impl Tree {
     pub(super) fn init(&self) -> Option<&Arc<super::process::Process>> {
         self.namespace.as_ref().map(Namespace::init)
     }
+}
+
+/// Whether its init has ended, and so all that was in it.
+fn has_ended(namespace: &Namespace) -> bool {
+    sys::poll_within(namespace.init().as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true)
 }
