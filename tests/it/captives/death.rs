@@ -33,7 +33,11 @@ pub fn role(args: &[OsString]) -> i32 {
         "launcher" => launcher::run(),
         "captive" => processes::run(&args[1..]),
         "churn" => random::churn(args[1], args[2].parse().unwrap()),
-        "rounds" => random::rounds(args[1], args[2].parse().unwrap(), args[3].parse().unwrap()),
+        "rounds" => {
+            let [seed, count] = [args[2], args[3]].map(|number| number.parse().unwrap());
+            random::rounds(args[1], seed, count, args[4].as_ref())
+        }
+        "next" => random::next(args[1].as_ref()),
         _ => 2,
     }
 }

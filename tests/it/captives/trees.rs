@@ -37,7 +37,9 @@ pub fn tests() -> Vec<Trial> {
 /// The processes these tests need.
 pub fn role(args: &[OsString]) -> i32 {
     match args[0].to_str() {
-        Some("repeated") => repeated::role(),
+        Some("repeated") => {
+            repeated::role(args[1].as_ref(), args[2].to_str().unwrap().parse().unwrap())
+        }
         _ => 2,
     }
 }

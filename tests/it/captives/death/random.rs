@@ -12,6 +12,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,6 +21,7 @@ use libtest_mimic::Trial;
 
 use super::launcher::{command, failed};
 use super::scene::find_guard;
+use crate::support::cgroups::{Group, version_2};
 use crate::support::process::{state, status_field};
 use crate::support::{HANG, Need, Outcome, Tag, test};
 
@@ -29,8 +31,12 @@ pub fn tests() -> Vec<Trial> {
     for (name, who) in [("random", "launcher"), ("random_with_guard", "guard")] {
         let name = format!("captives::death::{name}");
         let long = format!("{name}_long");
-        trials.push(test(&name, &[Need::Root], || many(who, 150)));
-        trials.push(test(&long, &[Need::Root, Need::Long], || many(who, 1000)));
+        trials.push(test(&name, &[Need::Root, Need::Cgroups], || many(who, 150)));
+        trials.push(test(
+            &long,
+            &[Need::Root, Need::Cgroups, Need::Long],
+            || many(who, 1000),
+        ));
     }
     trials
 }
@@ -43,6 +49,9 @@ fn many(who: &str, count: u32) -> Outcome {
     let mut command = tag.role("captives");
     command.args(["death", "rounds", who]);
     command.args([seed.to_string(), count.to_string()]);
+    // Where no other launcher takes away what these leave.
+    let group = Group::new(version_2(), &[])?;
+    command.arg(&group.0);
     // Each round has a limit of its own.
     let output = command.stdin(Stdio::null()).output()?;
     ensure!(
@@ -54,7 +63,19 @@ fn many(who: &str, count: u32) -> Outcome {
     );
     let left = tag.survivors(HANG);
     ensure!(left.is_empty(), "seed {seed}: left over: {left:?}");
+    let directories = directories(&group.0);
+    ensure!(
+        directories.is_empty(),
+        "seed {seed}: left over: {directories:?}"
+    );
     Ok(())
+}
+
+/// Of the cgroups of captives below this one.
+fn directories(group: &Path) -> Vec<PathBuf> {
+    let list = fs::read_dir(group).unwrap().flatten();
+    let paths = list.map(|entry| entry.path());
+    paths.filter(|path| path.is_dir()).collect()
 }
 
 struct Random(u64);
@@ -75,7 +96,8 @@ impl Random {
     }
 }
 
-pub fn rounds(who: &str, seed: u64, count: u64) -> i32 {
+pub fn rounds(who: &str, seed: u64, count: u64, group: &Path) -> i32 {
+    fs::write(group.join("cgroup.procs"), "0").unwrap();
     assert_eq!(
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) },
         0
@@ -111,8 +133,13 @@ pub fn rounds(who: &str, seed: u64, count: u64) -> i32 {
             println!("round {round}: the launcher ended with {status}: {said}");
             return 1;
         }
+        // In a cgroup, the second line is the main process's alone.
+        let mut next = Some(Instant::now() + NEXT).filter(|_| who == "guard");
         let deadline = Instant::now() + HANG;
         loop {
+            if next.take_if(|next| Instant::now() > *next).is_some() {
+                next_launcher(group);
+            }
             match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
                 // No children.
                 -1 => break,
@@ -125,9 +152,35 @@ pub fn rounds(who: &str, seed: u64, count: u64) -> i32 {
             }
         }
     }
+    next_launcher(group);
     println!("{count} rounds, {adopted} orphans");
     // At the least the guard, in most of the rounds.
     i32::from(adopted < count / 2)
+}
+
+/// How long what is left after launcher and guard may take to go by itself.
+const NEXT: Duration = Duration::from_millis(50);
+
+/// Another launcher in the same cgroup.
+fn next_launcher(group: &Path) {
+    let mut next = std::process::Command::new(std::env::current_exe().unwrap());
+    next.args(["--role", "captives", "death", "next"])
+        .arg(group);
+    assert!(next.status().unwrap().success());
+}
+
+/// Launches something, and lives until the others' directories are gone.
+pub fn next(group: &Path) -> i32 {
+    captive::Command::new("true").status().unwrap();
+    let deadline = Instant::now() + HANG;
+    while !directories(group).is_empty() {
+        if Instant::now() > deadline {
+            println!("left over: {:?}", directories(group));
+            return 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    0
 }
 
 /// What they are.
@@ -150,12 +203,15 @@ fn children() -> String {
     text
 }
 
-const KINDS: [&[&str]; 12] = [
+const KINDS: [&[&str]; 18] = [
     &["plain"],
     &["plain", "grace=10"],
     &["user"],
     &["user", "grace=10"],
     &["deaf"],
+    &["tree", "child", "daemon", "tree=Tree"],
+    &["tree", "child", "daemon", "tree=UserNamespace"],
+    &["tree", "child", "daemon", "tree=Cgroup"],
     // From here on: what only a guard can end.
     &["deaf", "grace=20"],
     &["plain", "order=1"],
@@ -164,10 +220,13 @@ const KINDS: [&[&str]; 12] = [
     &["self"],
     &["self", "order=2"],
     &["self", "detachable=1"],
+    &["tree", "child", "daemon", "grace=10", "tree=Tree"],
+    &["tree", "child", "daemon", "order=2", "tree=UserNamespace"],
+    &["tree", "daemon", "nobody", "detachable=1", "tree=Cgroup"],
 ];
 
-/// Those that the parent-death signal ends.
-const WITHOUT_GUARD: usize = 5;
+/// Those that the parent-death signal ends, or the end of the init, or the next launcher.
+const WITHOUT_GUARD: usize = 8;
 
 /// Until it is killed. The captives are not waited for to be ready.
 pub fn churn(who: &str, seed: u64) -> i32 {
