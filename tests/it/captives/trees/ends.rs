@@ -88,7 +88,7 @@ fn launcher_ends(by: By, way: &str, status: Result<i32, i32>) -> Outcome {
     end(&mut scene, way, status)?;
     tree.end()?;
     // It waits for the namespace's init, and that for whoever adopts the main process to reap it: slow on some systems.
-    if way == "killed" || !by.is_namespace() {
+    if (way == "killed" && by == By::PidNamespace) || !by.is_namespace() {
         ends("the guard", &guard)?;
     }
     await_no_directories(scene.pid(), &base())?;

@@ -80,7 +80,7 @@ fn make(parts: &[&str]) -> Vec<(i32, String)> {
     }
     assert_eq!(made.len(), awaited, "{parts:?}");
     if parts.contains(&"teardown") {
-        std::mem::forget(captive::async_teardown::start().unwrap());
+        let _ = captive::async_teardown::start().unwrap();
         let helper = teardown_helper().unwrap();
         made.push((helper, format!(" teardown={helper}")));
     }
