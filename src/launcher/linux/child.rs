@@ -197,25 +197,33 @@ pub(super) fn make(
 /// child's pidfd is the launcher's.
 pub(super) fn enter(stack: &GuardedStack, request: &mut Request, progress: &Progress) -> Never {
     progress.at(ENTER);
-    let made = go_there(request).and_then(|()| make(stack, Half::Lower, true, request, progress));
+    let made = go_there(request).and_then(|()| {
+        make(stack, Half::Lower, true, request, progress).map_err(|errno| (ENTER, errno))
+    });
     match made {
         Ok(pid) => progress.entered.store(pid, Ordering::Release),
-        Err(errno) => progress.errno.store(number_of(errno), Ordering::Release),
+        Err((step, errno)) => {
+            // In this order: a step past ENTER without an errno would be a child's that has been killed.
+            progress.errno.store(number_of(errno), Ordering::Release);
+            progress.at(step);
+        }
     }
     sys::exit_group(0)
 }
 
-fn go_there(request: &Request) -> Result<(), Errno> {
-    sys::set_parent_death_signal(libc::SIGKILL)?;
+/// Which step failed, and why, if one did.
+fn go_there(request: &Request) -> Result<(), (u32, Errno)> {
+    let entering = |errno| (ENTER, errno);
+    sys::set_parent_death_signal(libc::SIGKILL).map_err(entering)?;
     if sys::getppid() != request.launcher {
-        return Err(Errno::ESRCH);
+        return Err(entering(Errno::ESRCH));
     }
     // A group's number means nothing there, and is inherited.
     if let Some(group) = request.group.filter(|group| *group != 0) {
-        sys::set_process_group(group)?;
+        sys::set_process_group(group).map_err(|errno| (GROUP, errno))?;
     }
     match request.namespace {
-        Some((init, user)) => sys::enter_namespaces(init, user),
+        Some((init, user)) => sys::enter_namespaces(init, user).map_err(entering),
         None => Ok(()),
     }
 }

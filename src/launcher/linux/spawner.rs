@@ -260,7 +260,13 @@ fn make(
     let _ = sys::set_signal_mask(mask);
     // There is none, but perhaps a reason other than clone's.
     let pid = made.map_err(|errno| {
-        let (step, errno) = progress.failure().unwrap_or((child::CLONE, errno));
+        let (step, noted) = progress.failure().unwrap_or((child::CLONE, errno));
+        // Where no child began, none has noted why.
+        let errno = if noted == Errno::ECANCELED {
+            errno
+        } else {
+            noted
+        };
         Failed {
             step,
             errno,
