@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -39,6 +39,9 @@ impl AsFd for Cgroup {
     }
 }
 
+/// Every cgroup has it.
+const PROCS: &str = "cgroup.procs";
+
 /// How often a name is taken before it is given up.
 const TRIES: u32 = 100;
 
@@ -51,6 +54,10 @@ impl Cgroup {
         };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let parent = nix::fcntl::open(base, flags, Mode::empty()).map_err(failed(base))?;
+        // Nothing is made in a directory that is none.
+        if let Err(errno) = nix::sys::stat::fstatat(&parent, PROCS, AtFlags::empty()) {
+            return Err((base.join(PROCS).display().to_string(), Some(errno)));
+        }
         for _ in 0..TRIES {
             let number = next_number();
             let name = CString::new(Name::of(number).bytes()).unwrap_or_default();
@@ -65,11 +72,9 @@ impl Cgroup {
                 Ok(Some(directory)) => {
                     let cgroup = Self { directory, name };
                     // Not where the version is another, nor before Linux 5.14.
-                    if let Err(errno) = nix::sys::stat::fstatat(
-                        &cgroup,
-                        "cgroup.kill",
-                        nix::fcntl::AtFlags::empty(),
-                    ) {
+                    if let Err(errno) =
+                        nix::sys::stat::fstatat(&cgroup, "cgroup.kill", AtFlags::empty())
+                    {
                         cgroup.remove();
                         let path = path.join("cgroup.kill");
                         return Err((path.display().to_string(), Some(errno)));
@@ -172,7 +177,7 @@ fn lock(parent: &OwnedFd, name: &std::ffi::CStr) -> Result<Option<OwnedFd>, Errn
         return Ok(None);
     }
     // Removed between the two.
-    let there = nix::sys::stat::fstatat(&directory, "cgroup.procs", nix::fcntl::AtFlags::empty());
+    let there = nix::sys::stat::fstatat(&directory, PROCS, AtFlags::empty());
     Ok(there.is_ok().then_some(directory))
 }
 
@@ -198,6 +203,17 @@ fn remove_below(directory: BorrowedFd<'_>, depth: u32) {
     }
 }
 
+/// Whether a launcher has made the cgroup of this name: [`Name`]. Others that begin with `captive` are their owners'.
+fn is_ours(name: &[u8]) -> bool {
+    let numbers = || {
+        let text = std::str::from_utf8(name).ok()?;
+        let (pid, number) = text.strip_prefix("captive-")?.split_once('-')?;
+        Some(u64::from(pid.parse::<u32>().ok()?) << 32 | u64::from(number.parse::<u32>().ok()?))
+    };
+    // No sign, no zero before the digits.
+    numbers().is_some_and(|tree| Name::of(tree).bytes() == name)
+}
+
 /// Ends and removes what launchers that are no more have left below `base`.
 fn sweep(base: &Path) {
     /// How long what is left over may take to go.
@@ -208,7 +224,7 @@ fn sweep(base: &Path) {
     };
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if !name.as_bytes().starts_with(b"captive-") {
+        if !is_ours(name.as_bytes()) {
             continue;
         }
         let Ok(name) = CString::new(name.as_bytes()) else {
@@ -225,7 +241,10 @@ fn sweep(base: &Path) {
                 while !events.say_empty() && events.wait(LIMIT) == Ok(true) {}
             }
         }
-        cgroup.remove();
+        // One that lives on may have made others, which are empty only for now.
+        if cgroup.is_empty() {
+            cgroup.remove();
+        }
     }
 }
 
@@ -318,8 +337,11 @@ pub(super) fn may_leave(base: &Path, uid: u32) -> bool {
     if uid == 0 {
         return true;
     }
-    let mut directory = base.to_owned();
-    while let Ok(file) = fs::metadata(directory.join("cgroup.procs")) {
+    // The directories above it, not those above a link to it. Where it cannot be found none is made either.
+    let Ok(mut directory) = base.canonicalize() else {
+        return false;
+    };
+    while let Ok(file) = fs::metadata(directory.join(PROCS)) {
         // Groups are not looked at one by one.
         if file.uid() == uid || file.mode() & 0o022 != 0 {
             return true;
@@ -334,6 +356,43 @@ pub(super) fn may_leave(base: &Path, uid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names() {
+        let of = |tree| String::from_utf8_lossy(Name::of(tree).bytes()).into_owned();
+        assert_eq!(of(0), "captive-0-0");
+        assert_eq!(of(10 << 32 | 9), "captive-10-9");
+        assert_eq!(of(u64::MAX), "captive-4294967295-4294967295");
+        assert_eq!(of(u64::MAX << 32), "captive-4294967295-0");
+        assert_eq!(of(1_000_000_000), "captive-0-1000000000");
+        for name in [
+            "captive-",
+            "captive-1",
+            "captive-1-",
+            "captive--1",
+            "captive-vms",
+            "captive-1-2-3",
+            "captive-1-x",
+            "captive-+1-2",
+            "captive-01-2",
+            "captive-1-4294967296",
+            "xcaptive-1-2",
+            "captive-1-2 ",
+        ] {
+            assert!(!is_ours(name.as_bytes()), "{name}");
+        }
+        assert!(!is_ours(b"captive-1-\xff"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn names_are_as_printed(pid: u32, number: u32) {
+            let name = Name::of(u64::from(pid) << 32 | u64::from(number));
+            let printed = format!("captive-{pid}-{number}");
+            proptest::prop_assert_eq!(name.bytes(), printed.as_bytes());
+            proptest::prop_assert!(is_ours(name.bytes()));
+        }
+    }
 
     #[test]
     fn mounts() {
