@@ -10,6 +10,7 @@ use libtest_mimic::Trial;
 use crate::support::{HANG, Outcome, Tag, output};
 
 mod command;
+mod containment;
 mod death;
 mod handle;
 mod itself;
@@ -18,6 +19,7 @@ mod trees;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     let mut trials = command::tests();
+    trials.extend(containment::tests());
     trials.extend(death::tests());
     trials.extend(handle::tests());
     trials.extend(itself::tests());
@@ -29,6 +31,7 @@ pub fn tests() -> Vec<Trial> {
 pub fn role(args: &[OsString]) -> i32 {
     match args[0].to_str() {
         Some("command") => command::role(&args[1..]),
+        Some("containment") => containment::role(&args[1..]),
         Some("death") => death::role(&args[1..]),
         Some("itself") => itself::role(&args[1..]),
         Some("handle") => handle::role(&args[1..]),

@@ -10,6 +10,15 @@ pub struct Argument {
 /// From now on this system call answers `errno` in the calling thread and all it makes; 0 is a
 /// success that did nothing. With CAP_SYS_ADMIN no_new_privs stays as it is.
 pub fn deny(call: u32, argument: Option<Argument>, errno: u32) {
+    install(call, argument, errno, 0);
+}
+
+/// The same in all threads that there are.
+pub fn deny_in_all_threads(call: u32, argument: Option<Argument>, errno: u32) {
+    install(call, argument, errno, libc::SECCOMP_FILTER_FLAG_TSYNC);
+}
+
+fn install(call: u32, argument: Option<Argument>, errno: u32, flags: libc::c_ulong) {
     let statement = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
         jt: 0,
@@ -42,9 +51,10 @@ pub fn deny(call: u32, argument: Option<Argument>, errno: u32) {
         filter: program.as_mut_ptr(),
     };
     let filter = || unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
             &raw const program,
         )
     };
