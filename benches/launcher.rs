@@ -5,7 +5,8 @@
 //! `cargo bench --bench launcher`. Rounds are interleaved: every variant once, in a new order each
 //! round; a ratio is one of medians. `CAPTIVE_BENCH_ROUNDS` (300) for the spawns, the rest takes a part
 //! of it; `CAPTIVE_BENCH_GIB` (4) for the largest launcher, twice that for the process that is dropped;
-//! `CAPTIVE_BENCH_MANY` (1000) captives at once. A short one: 20, 1, 200.
+//! `CAPTIVE_BENCH_MANY` (1000) captives at once; `CAPTIVE_BENCH_TREE` (1000) processes in a tree. A short one:
+//! 20, 1, 200, 100.
 
 #![allow(
     unsafe_code,

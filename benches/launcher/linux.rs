@@ -8,6 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use captive::launcher::Containment;
+
+mod trees;
+
 /// Nothing here takes longer.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -22,6 +26,12 @@ pub fn main() {
         ["--first", bytes, variant] => return first(bytes.parse().unwrap(), variant),
         ["--memory", bytes] => return hold_memory(bytes.parse().unwrap()),
         ["--many", count, variant] => return many(count.parse().unwrap(), variant),
+        ["--tree", count] => return trees::tree(count.parse().unwrap(), None),
+        ["--tree", count, cgroup] => return trees::tree(count.parse().unwrap(), Some(cgroup)),
+        ["--tree-launcher", count, containment, cgroup] => {
+            return trees::launcher(count, containment, cgroup);
+        }
+        ["--warden", prefix] => return trees::warden(prefix),
         // cargo's own.
         _ => {}
     }
@@ -48,6 +58,10 @@ pub fn main() {
     manies(
         (rounds / 60).max(2),
         number("CAPTIVE_BENCH_MANY", 1000).max(200),
+    );
+    trees::trees(
+        (rounds / 25).max(3),
+        number("CAPTIVE_BENCH_TREE", 1000).max(1),
     );
 }
 
@@ -93,14 +107,21 @@ enum Variant {
     Captive,
     /// Root only: by way of the helper.
     CaptiveUser,
+    /// With a tree.
+    CaptivePidNamespace,
+    CaptiveCgroup,
+    CaptiveUserNamespace,
 }
 
 impl Variant {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 7] = [
         Self::Std,
         Self::StdPreExec,
         Self::Captive,
         Self::CaptiveUser,
+        Self::CaptivePidNamespace,
+        Self::CaptiveCgroup,
+        Self::CaptiveUserNamespace,
     ];
 
     /// A launcher and the bench come to the same answer.
@@ -110,7 +131,29 @@ impl Variant {
             eprintln!("captive with a user is left out: {error}");
             variants.retain(|variant| *variant != Self::CaptiveUser);
         }
+        variants.retain(|variant| {
+            let Some(containment) = variant.tree() else {
+                return true;
+            };
+            let mut command = captive::Command::new("/bin/true");
+            match command.containment(containment).status() {
+                Ok(_) => true,
+                Err(error) => {
+                    eprintln!("captive in a {containment} is left out: {error}");
+                    false
+                }
+            }
+        });
         variants
+    }
+
+    fn tree(self) -> Option<Containment> {
+        match self {
+            Self::CaptivePidNamespace => Some(Containment::PidNamespace),
+            Self::CaptiveCgroup => Some(Containment::Cgroup),
+            Self::CaptiveUserNamespace => Some(Containment::UserNamespace),
+            _ => None,
+        }
     }
 
     fn with_user(program: &str) -> captive::Command {
@@ -152,7 +195,7 @@ impl Variant {
                 }
                 Spawned::Std(command.spawn().unwrap())
             }
-            Self::Captive | Self::CaptiveUser => {
+            _ => {
                 let mut command = match self {
                     Self::CaptiveUser => Self::with_user(program[0]),
                     _ => captive::Command::new(program[0]),
@@ -161,7 +204,8 @@ impl Variant {
                     .args(&program[1..])
                     .stdin(captive::launcher::Stdio::Null)
                     .stdout(captive::launcher::Stdio::Null)
-                    .stderr(captive::launcher::Stdio::Null);
+                    .stderr(captive::launcher::Stdio::Null)
+                    .containment(self.tree().unwrap_or_default());
                 Spawned::Captive(command.spawn().unwrap())
             }
         }
@@ -175,9 +219,9 @@ enum Spawned {
 
 impl Spawned {
     /// Waits for its end, which is a good one.
-    fn finish(self) {
+    fn finish(&mut self) {
         match self {
-            Self::Std(mut child) => assert!(child.wait().unwrap().success()),
+            Self::Std(child) => assert!(child.wait().unwrap().success()),
             Self::Captive(captive) => assert_eq!(
                 captive.wait().unwrap().status(),
                 captive::launcher::ExitStatus::Exited(0)
@@ -207,10 +251,14 @@ impl Spawned {
 /// Seconds until a spawn has returned, and until its `true` has been waited for.
 fn spawn_and_wait(variant: Variant) -> [f64; 2] {
     let start = Instant::now();
-    let spawned = variant.spawn(&["/bin/true"]);
+    let mut spawned = variant.spawn(&["/bin/true"]);
     let spawn = start.elapsed();
     spawned.finish();
-    [spawn, start.elapsed()].map(|time| time.as_secs_f64())
+    let times = [spawn, start.elapsed()].map(|time| time.as_secs_f64());
+    if let (Spawned::Captive(captive), Some(_)) = (&spawned, variant.tree()) {
+        assert!(captive.wait_tree(LIMIT).unwrap(), "a tree does not end");
+    }
+    times
 }
 
 /// Memory of which every page is there, and a small one.
@@ -366,6 +414,14 @@ fn spawns(rounds: usize, gib: usize) {
         row("captive : std, with the wait", 1, ours, std, "1.0, flat");
         row("std with pre_exec : std", 0, pre_exec, std, "-");
         row("captive with a user : captive", 0, user, ours, "flat");
+        for variant in Variant::ALL {
+            if let Some(containment) = variant.tree() {
+                let tree = (index, variant);
+                let what = format!("captive in a {containment}");
+                row(&format!("{what} : captive"), 0, tree, ours, "flat");
+                row(&format!("{what} : std"), 0, tree, std, "flat");
+            }
+        }
         if index > 0 {
             let none = (0, Variant::Captive);
             row("captive : captive at 0 GiB", 0, ours, none, "1.0, flat");
@@ -389,8 +445,9 @@ fn launcher(bytes: usize) {
             for index in 0..variants.len() {
                 let at = (index + round) % variants.len();
                 numbers[at] = spawn_and_wait(variants[at]);
-                if variants[at] == Variant::StdPreExec {
-                    // After a fork every page is copied at its first change: not at the next one's cost.
+                if variants[at] == Variant::StdPreExec || variants[at].tree().is_some() {
+                    // After a fork every page is copied at its first change, and what held a tree is taken away
+                    // in the background: not at the next one's cost.
                     spawn_and_wait(Variant::Std);
                     spawn_and_wait(Variant::Captive);
                 }
