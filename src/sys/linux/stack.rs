@@ -12,7 +12,10 @@ pub(crate) struct GuardedStack {
     base: NonNull<c_void>,
     length: usize,
     /// The size of the page that cannot be touched.
-    #[cfg_attr(not(captive_helper), allow(dead_code, reason = "for two stacks in one"))]
+    #[cfg_attr(
+        not(captive_helper),
+        allow(dead_code, reason = "for two stacks in one")
+    )]
     guard: usize,
 }
 

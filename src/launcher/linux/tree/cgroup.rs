@@ -410,32 +410,4 @@ mod tests {
         assert_eq!(mount_of_version_2(b""), None);
         assert_eq!(unescaped(b"\\1\\9z"), Path::new("\\1\\9z"));
     }
-
-    /// Where the tests may make no cgroup there is nothing to see.
-    #[test]
-    fn a_wait_for_one_that_is_not_empty_lasts() {
-        let Ok((cgroup, number)) = own().and_then(|base| Cgroup::make(&base)) else {
-            return;
-        };
-        let name = Name::of(number);
-        let base = own().expect("a cgroup");
-        let directory = base.join(OsStr::from_bytes(name.bytes()));
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .expect("sleep");
-        let entered = fs::write(directory.join("cgroup.procs"), child.id().to_string());
-        let events = cgroup.events().expect("cgroup.events");
-        let limit = Duration::from_millis(20);
-        // Entering may be a change.
-        let waited = [events.wait(limit), events.wait(limit)];
-        let kept = events.say_empty();
-        cgroup.kill();
-        let ended = events.wait(Duration::from_secs(10));
-        child.kill().expect("kill");
-        child.wait().expect("wait");
-        cgroup.remove();
-        entered.expect("enter");
-        assert_eq!((waited[1], kept, ended), (Ok(false), false, Ok(true)));
-    }
 }
