@@ -30,7 +30,7 @@ pub struct Captive {
 }
 
 /// How long SIGKILL may take before [`Captive::terminate`] says that the captive is stuck.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Captive {
     pub(super) fn new(handle: platform::Handle, pipes: Pipes, detachable: bool) -> Self {
@@ -164,13 +164,18 @@ impl Captive {
         reason = "the handle is what the caller wants back"
     )]
     pub fn detach(self) -> Result<(), (Self, CaptiveError)> {
-        if !self.detachable {
-            return Err((self, CaptiveError::NotDetachable));
-        }
-        match self.handle.detach() {
+        match self.let_go() {
             Ok(()) => Ok(()),
             Err(error) => Err((self, error)),
         }
+    }
+
+    /// From now on a drop does nothing.
+    pub(super) fn let_go(&self) -> Result<(), CaptiveError> {
+        if !self.detachable {
+            return Err(CaptiveError::NotDetachable);
+        }
+        self.handle.detach()
     }
 
     /// Closes its standard input, reads its output and errors to their ends, and waits for it.
@@ -191,26 +196,39 @@ impl Captive {
             output.and(errors)
         });
         read.map_err(CaptiveError::Read)?;
-        let status = match self.wait()?.status() {
-            // The wait status of wait(2), as std reads it.
-            ExitStatus::Exited(code) => code << 8,
-            ExitStatus::Killed {
-                signal,
-                core_dumped,
-            } => signal.number() | if core_dumped { 0x80 } else { 0 },
-            ExitStatus::Unknown => {
-                return Err(CaptiveError::Wait {
-                    pid: self.id(),
-                    errno: std::io::Error::from_raw_os_error(libc::ECHILD),
-                });
-            }
-        };
+        let status = std_status(&self.wait()?, self.id())?;
         Ok(Output {
-            status: std::process::ExitStatus::from_raw(status),
+            status,
             stdout,
             stderr,
         })
     }
+}
+
+impl AsRef<Self> for Captive {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+/// As std has it; ECHILD for a status that is lost, which std has no value for.
+pub(super) fn std_status(
+    report: &ExitReport,
+    pid: u32,
+) -> Result<std::process::ExitStatus, CaptiveError> {
+    // The wait status of wait(2), as std reads it.
+    let status = match report.status() {
+        ExitStatus::Exited(code) => code << 8,
+        ExitStatus::Killed {
+            signal,
+            core_dumped,
+        } => signal.number() | if core_dumped { 0x80 } else { 0 },
+        ExitStatus::Unknown => {
+            let errno = std::io::Error::from_raw_os_error(libc::ECHILD);
+            return Err(CaptiveError::Wait { pid, errno });
+        }
+    };
+    Ok(std::process::ExitStatus::from_raw(status))
 }
 
 /// A process that does not end, and what it is doing.

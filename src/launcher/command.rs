@@ -380,6 +380,11 @@ impl Command {
     /// # Errors
     /// [`SpawnError`], with the step that failed. Nothing of the captive is left then.
     pub fn spawn(&mut self) -> Result<Captive, SpawnError> {
+        self.spawn_shared()
+    }
+
+    /// As [`spawn`](Self::spawn), which has std's signature.
+    pub(super) fn spawn_shared(&self) -> Result<Captive, SpawnError> {
         self.spawn_with(&Defaults {
             stdin: Stdio::Inherit,
             output: Stdio::Inherit,

@@ -23,8 +23,9 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use super::{Captive, CaptiveError, ExitReport, platform};
 use crate::exit_with_parent::{ArmError, Armed, ExitWithParent, ParentExited, Signal};
@@ -46,13 +47,68 @@ pub enum Event {
     Signal(Signal),
 }
 
+/// Where events go: called by the threads that see them, which it must not hold up.
+#[derive(Clone)]
+pub(super) struct Sink(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Sink {
+    pub(super) fn new(tell: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    pub(super) fn send(&self, event: Event) {
+        (self.0)(event);
+    }
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sink")
+    }
+}
+
+/// What sends events to one place.
+#[derive(Debug)]
+pub(super) struct Sources {
+    sink: Sink,
+    signals: Vec<platform::Caught>,
+    parent: Option<Armed>,
+}
+
+impl Sources {
+    pub(super) fn new(sink: Sink) -> Result<Self, EventsError> {
+        platform::start().map_err(EventsError::Start)?;
+        Ok(Self {
+            sink,
+            signals: Vec::new(),
+            parent: None,
+        })
+    }
+
+    pub(super) fn watch(&self, captive: &Captive) -> Result<(), CaptiveError> {
+        captive.handle().tell(self.sink.clone())
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) -> Result<(), EventsError> {
+        let caught = platform::Caught::new(signal, self.sink.clone());
+        self.signals
+            .push(caught.map_err(|errno| EventsError::Signal { signal, errno })?);
+        Ok(())
+    }
+
+    pub(super) fn parent(&mut self, how: ExitWithParent) -> Result<(), ArmError> {
+        let sink = self.sink.clone();
+        let armed = how.callback(move |exited| sink.send(Event::ParentExited(exited)))?;
+        self.parent = Some(armed);
+        Ok(())
+    }
+}
+
 /// The channel. Dropping it gives signals back to what they did before, and disarms.
 #[derive(Debug)]
 pub struct Events {
-    sender: Sender<Event>,
+    sources: Sources,
     receiver: Receiver<Event>,
-    signals: Vec<platform::Caught>,
-    parent: Option<Armed>,
 }
 
 /// Makes a channel to which nothing is sent yet.
@@ -60,14 +116,13 @@ pub struct Events {
 /// # Errors
 /// [`EventsError::Start`]: the thread that sends could not be started.
 pub fn events() -> Result<Events, EventsError> {
-    platform::start().map_err(EventsError::Start)?;
     let (sender, receiver) = crossbeam_channel::unbounded();
-    Ok(Events {
-        sender,
-        receiver,
-        signals: Vec::new(),
-        parent: None,
-    })
+    let sink = Sink::new(move |event| {
+        // Fails when nobody can receive any more.
+        let _ = sender.send(event);
+    });
+    let sources = Sources::new(sink)?;
+    Ok(Events { sources, receiver })
 }
 
 impl Events {
@@ -81,7 +136,7 @@ impl Events {
     /// # Errors
     /// [`CaptiveError::Forked`].
     pub fn watch(&self, captive: &Captive) -> Result<(), CaptiveError> {
-        captive.handle().tell(self.sender.clone())
+        self.sources.watch(captive)
     }
 
     /// Has a signal told instead of what it does. The handler is the whole process's (sigaction(2)), and chained before those
@@ -91,10 +146,7 @@ impl Events {
     /// # Errors
     /// [`EventsError::Signal`]: SIGKILL, SIGSTOP and those of faults cannot be told.
     pub fn signal(&mut self, signal: Signal) -> Result<(), EventsError> {
-        let caught = platform::Caught::new(signal, self.sender.clone());
-        self.signals
-            .push(caught.map_err(|errno| EventsError::Signal { signal, errno })?);
-        Ok(())
+        self.sources.signal(signal)
     }
 
     /// Has the end of the launcher's own parent told, instead of what `how` would do about it.
@@ -102,12 +154,7 @@ impl Events {
     /// # Errors
     /// [`ArmError`].
     pub fn parent(&mut self, how: ExitWithParent) -> Result<(), ArmError> {
-        let sender = self.sender.clone();
-        let armed = how.callback(move |exited| {
-            let _ = sender.send(Event::ParentExited(exited));
-        })?;
-        self.parent = Some(armed);
-        Ok(())
+        self.sources.parent(how)
     }
 }
 

@@ -91,6 +91,9 @@ mod events;
 mod exit;
 mod ready;
 mod stdio;
+#[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+pub mod tokio;
 
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", captive_helper))] {

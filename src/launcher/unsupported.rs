@@ -4,12 +4,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
+use super::events::Sink;
 use super::stdio::Pipes;
-use super::{CaptiveError, Containment, Event, ExitReport, Readiness, ReadyError, SpawnError};
+use super::{CaptiveError, Containment, ExitReport, Readiness, ReadyError, SpawnError};
 use crate::sys::signal::Signal;
 
 /// No signal is told.
@@ -17,7 +16,7 @@ use crate::sys::signal::Signal;
 pub(super) enum Caught {}
 
 impl Caught {
-    pub(super) fn new(_signal: Signal, _sender: Sender<Event>) -> io::Result<Self> {
+    pub(super) fn new(_signal: Signal, _sink: Sink) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
@@ -90,7 +89,12 @@ impl Handle {
         match *self {}
     }
 
-    pub(super) fn tell(&self, _sender: Sender<Event>) -> Result<(), CaptiveError> {
+    pub(super) fn tell(&self, _sink: Sink) -> Result<(), CaptiveError> {
+        match *self {}
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn observer(&self) -> Result<observer::Observer, CaptiveError> {
         match *self {}
     }
 
@@ -104,5 +108,81 @@ impl Handle {
 
     pub(super) fn detach(&self) -> Result<(), CaptiveError> {
         match *self {}
+    }
+}
+
+#[cfg(feature = "tokio")]
+pub(super) use observer::{LAST_WORDS, Look, Observer, PAUSE};
+
+/// What the asynchronous handle asks of the platform.
+#[cfg(feature = "tokio")]
+mod observer {
+    use std::os::fd::{BorrowedFd, OwnedFd};
+    use std::time::Duration;
+
+    use tokio::io::Interest;
+
+    use super::super::{Readiness, ReadyError, captive::Stuck};
+    use super::Streams;
+
+    pub(in super::super) const PAUSE: Duration = Duration::ZERO;
+    pub(in super::super) const LAST_WORDS: Duration = Duration::ZERO;
+
+    #[derive(Debug)]
+    pub(in super::super) enum Look {
+        Ready(Readiness),
+        NotYet,
+        More,
+        Closed,
+    }
+
+    #[derive(Debug)]
+    pub(in super::super) struct TreeChange {
+        pub(in super::super) fd: OwnedFd,
+        pub(in super::super) interest: Interest,
+    }
+
+    /// There is none.
+    #[derive(Debug, Clone)]
+    pub(in super::super) enum Observer {}
+
+    impl Observer {
+        pub(in super::super) fn stuck(&self) -> Stuck {
+            match *self {}
+        }
+
+        pub(in super::super) fn has_to_walk(&self) -> bool {
+            match *self {}
+        }
+
+        pub(in super::super) fn tree_is_empty(&self) -> bool {
+            match *self {}
+        }
+
+        pub(in super::super) fn tree_change(&self) -> Option<TreeChange> {
+            match *self {}
+        }
+
+        pub(in super::super) fn words(
+            &self,
+            _streams: Streams<'_>,
+        ) -> Result<Option<OwnedFd>, ReadyError> {
+            match *self {}
+        }
+
+        pub(in super::super) fn look(
+            &self,
+            _words: Option<BorrowedFd<'_>>,
+        ) -> Result<Look, ReadyError> {
+            match *self {}
+        }
+
+        pub(in super::super) fn after_closing(&self) -> ReadyError {
+            match *self {}
+        }
+
+        pub(in super::super) fn after_limit(&self, _limit: Duration) -> ReadyError {
+            match *self {}
+        }
     }
 }

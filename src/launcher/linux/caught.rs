@@ -6,12 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
 use nix::errno::Errno;
 use signal_hook::SigId;
 use signal_hook::consts::FORBIDDEN;
 
-use super::super::Event;
+use super::super::events::Sink;
 use super::runtime::Runtime;
 use crate::sys::linux::{self as sys, Owner};
 use crate::sys::signal::Signal;
@@ -26,7 +25,7 @@ pub(in super::super) struct Caught {
 }
 
 impl Caught {
-    pub(in super::super) fn new(signal: Signal, sender: Sender<Event>) -> io::Result<Self> {
+    pub(in super::super) fn new(signal: Signal, sink: Sink) -> io::Result<Self> {
         if FORBIDDEN.contains(&signal.number()) {
             return Err(Errno::EINVAL.into());
         }
@@ -42,7 +41,7 @@ impl Caught {
         // SAFETY: `tell` is async-signal-safe: raw system calls that leave errno alone, and loads from memory that exists
         // already (`owner` has just been asked for). It does not panic.
         let id = unsafe { signal_hook::low_level::register(signal.number(), tell) }?;
-        let number = runtime.reaper().take_signal(signal, count, sender);
+        let number = runtime.reaper().take_signal(signal, count, sink);
         Ok(Self {
             id,
             number,
@@ -63,5 +62,5 @@ impl Drop for Caught {
 pub(super) struct Told {
     pub(super) signal: Signal,
     pub(super) count: Arc<OwnedFd>,
-    pub(super) sender: Sender<Event>,
+    pub(super) sink: Sink,
 }

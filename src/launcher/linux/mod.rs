@@ -10,12 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
+use super::events::Sink;
 use super::stdio::Pipes;
-use super::{CaptiveError, Containment, Event, ExitReport, Readiness, ReadyError, SpawnError};
+use super::{CaptiveError, Containment, ExitReport, Readiness, ReadyError, SpawnError};
 use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
@@ -27,6 +26,8 @@ mod claim;
 mod contained;
 mod guard;
 mod news;
+#[cfg(feature = "tokio")]
+mod observer;
 mod outcome;
 mod primitive;
 mod proc;
@@ -47,9 +48,13 @@ mod tree;
 #[cfg(feature = "cli")]
 pub(crate) use alone::{Holds, contain_alone, own_cgroup};
 pub(super) use caught::Caught;
+#[cfg(feature = "tokio")]
+pub(super) use observer::Observer;
 use process::Process;
 pub(super) use ready::Streams;
 use ready::Watch;
+#[cfg(feature = "tokio")]
+pub(super) use ready::{LAST_WORDS, Look, PAUSE};
 use runtime::Runtime;
 #[cfg(feature = "cli")]
 pub(crate) use tree::Tree;
@@ -72,7 +77,7 @@ pub(super) fn spawn(command: &Command, defaults: &Defaults) -> Result<(Handle, P
             .map_or(command.containment, |tree| tree.containment()),
         process,
         runtime,
-        watch,
+        watch: watch.map(Arc::new),
         let_go: false.into(),
     };
     Ok((handle, pipes))
@@ -90,7 +95,7 @@ pub(super) struct Handle {
     process: Arc<Process>,
     runtime: &'static Runtime,
     containment: Containment,
-    watch: Option<Watch>,
+    watch: Option<Arc<Watch>>,
     let_go: std::sync::atomic::AtomicBool,
 }
 
@@ -159,11 +164,19 @@ impl Handle {
         watch.wait(&self.process, streams, limit, || self.try_wait())
     }
 
-    pub(super) fn tell(&self, sender: Sender<Event>) -> Result<(), CaptiveError> {
+    #[cfg(feature = "tokio")]
+    pub(super) fn observer(&self) -> Result<Observer, CaptiveError> {
         self.check_owner()?;
-        self.runtime
-            .reaper()
-            .watch(Arc::clone(&self.process), sender);
+        Ok(Observer {
+            process: Arc::clone(&self.process),
+            runtime: self.runtime,
+            watch: self.watch.clone(),
+        })
+    }
+
+    pub(super) fn tell(&self, sink: Sink) -> Result<(), CaptiveError> {
+        self.check_owner()?;
+        self.runtime.reaper().watch(Arc::clone(&self.process), sink);
         Ok(())
     }
 

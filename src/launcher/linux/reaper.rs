@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use nix::errno::Errno;
 
 use super::super::Event;
+use super::super::events::Sink;
 use super::caught::Told;
 use super::guard::Watched;
 use super::news::News;
@@ -37,7 +37,7 @@ enum New {
     /// A tree that is to end, or one that has been let go: to be removed when it is empty.
     Tree(Arc<Tree>),
     /// A process whose end is to be told.
-    Watch(Arc<Process>, Sender<Event>),
+    Watch(Arc<Process>, Sink),
     /// A signal that is to be told, under this number.
     Signal(u64, Told),
     /// One that is to be told no more.
@@ -109,22 +109,17 @@ impl Reaper {
     }
 
     /// Tells of a process's end.
-    pub(super) fn watch(&self, process: Arc<Process>, sender: Sender<Event>) {
-        self.tell(New::Watch(process, sender));
+    pub(super) fn watch(&self, process: Arc<Process>, sink: Sink) {
+        self.tell(New::Watch(process, sink));
     }
 
     /// Tells of a signal as often as its eventfd counts; under the number that is the answer.
-    pub(super) fn take_signal(
-        &self,
-        signal: Signal,
-        count: Arc<OwnedFd>,
-        sender: Sender<Event>,
-    ) -> u64 {
+    pub(super) fn take_signal(&self, signal: Signal, count: Arc<OwnedFd>, sink: Sink) -> u64 {
         let number = self.next_signal.fetch_add(1, Ordering::Relaxed);
         let told = Told {
             signal,
             count,
-            sender,
+            sink,
         };
         self.tell(New::Signal(number, told));
         number
@@ -178,7 +173,7 @@ struct Thread {
     /// The number of the next one.
     next_tree: u64,
     /// Who is to be told of a process's end.
-    told: HashMap<u64, Vec<Sender<Event>>>,
+    told: HashMap<u64, Vec<Sink>>,
     signals: HashMap<u64, Told>,
     guard: Option<Watched>,
     /// A guard of this generation has ended, and there is no other yet.
@@ -269,8 +264,8 @@ impl Thread {
                 New::Process(process) => self.watch(process),
                 New::Guard => self.watch_guard(),
                 New::Tree(tree) => self.watch_tree(tree),
-                New::Watch(process, sender) => {
-                    self.told.entry(process.id()).or_default().push(sender);
+                New::Watch(process, sink) => {
+                    self.told.entry(process.id()).or_default().push(sink);
                     self.watch(process);
                 }
                 New::Signal(number, told) => {
@@ -292,7 +287,7 @@ impl Thread {
     fn tell_signal(&mut self, number: u64) {
         if let Some(told) = self.signals.get(&number) {
             for _ in 0..sys::eventfd_take(told.count.as_fd()) {
-                let _ = told.sender.send(Event::Signal(told.signal));
+                told.sink.send(Event::Signal(told.signal));
             }
         }
     }
@@ -425,9 +420,9 @@ impl Thread {
         let pid = process.pid().unsigned_abs();
         self.processes.remove(&id);
         if let (Some(told), Ok(Some(report))) = (self.told.remove(&id), report) {
-            for sender in told {
+            for sink in told {
                 let report = report.clone();
-                let _ = sender.send(Event::Exited { pid, report });
+                sink.send(Event::Exited { pid, report });
             }
         }
     }

@@ -3,14 +3,16 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::TcpStream;
+#[cfg(feature = "tokio")]
+use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::super::command::Command;
 use super::super::stdio::Stdio;
@@ -31,8 +33,29 @@ pub(super) struct Watch {
     /// What was at the place of [`Ready::File`].
     before: Option<FileId>,
     notifications: Mutex<Option<Notifications>>,
-    /// Once it is.
-    known: Mutex<Option<Readiness>>,
+    /// What all waits have found so far: what one has read and given up is not lost for the next.
+    found: Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    readiness: Readiness,
+    is_ready: bool,
+    /// What there is that is not it.
+    instead: Option<String>,
+    /// Nothing more will come.
+    closed: bool,
+}
+
+/// What one look says.
+#[derive(Debug)]
+pub(in super::super) enum Look {
+    Ready(Readiness),
+    NotYet,
+    /// Not yet, and there is more to be looked at right now.
+    More,
+    /// The stream has ended; the captive is most likely about to.
+    Closed,
 }
 
 /// Enough to tell a file from one that is there later.
@@ -58,10 +81,16 @@ pub(in super::super) struct Streams<'a> {
 pub(super) type Variables = Vec<(OsString, OsString)>;
 
 /// The longest pause between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(in super::super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long after the end of its output a captive may take to end.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+pub(in super::super) const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How often one look reads: a captive that writes without end is not to keep it from its deadline.
+const READS: usize = 16;
+
+/// How many looks may follow the captive's end: others may still write.
+const LAST_LOOKS: usize = 256;
 
 /// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -76,7 +105,7 @@ impl Watch {
         let mut watch = Self {
             before: None,
             notifications: Mutex::new(None),
-            known: Mutex::new(None),
+            found: Mutex::default(),
             ready,
         };
         match &watch.ready {
@@ -120,54 +149,151 @@ impl Watch {
         ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
     ) -> Result<Readiness, ReadyError> {
         // Held: whoever else waits gets what this one finds.
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.as_ref() {
-            return Ok(known.clone());
-        }
-        let mut search = Search {
-            watch: self,
-            process,
-            stream: self.stream(streams)?,
-            found: Readiness::default(),
-            instead: None,
-            closed: false,
-        };
+        let mut found = self.lock_found();
+        let stream = self.stream(streams);
         let deadline = Instant::now().checked_add(limit);
         let mut pause = Duration::from_millis(1);
         loop {
-            // What it said before it ended counts for nothing, but is handed over.
-            if let Some(report) = ended()? {
+            let look = self.look(&mut found, process, stream, &ended)?;
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match look {
+                Look::Ready(readiness) => return Ok(readiness),
+                Look::Closed => {
+                    let limit = left.unwrap_or(LAST_WORDS).min(LAST_WORDS);
+                    let _ = sys::poll_within(process.as_fd(), libc::POLLIN, limit);
+                    return Err(self.after_closing(&found, ended));
+                }
+                Look::NotYet | Look::More => {}
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(self.timed_out(&found, limit));
+            }
+            self.wait_for_more(process, stream, pause.min(left.unwrap_or(PAUSE)), left);
+            pause = (pause * 2).min(PAUSE);
+        }
+    }
+
+    /// One look, by whom it suits. `words` is what [`words`](Self::words) gave.
+    #[cfg(feature = "tokio")]
+    pub(super) fn look_once(
+        &self,
+        process: &Process,
+        words: Option<BorrowedFd<'_>>,
+        ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
+    ) -> Result<Look, ReadyError> {
+        let stream = words.filter(|_| matches!(self.ready, Ready::Line(..)));
+        self.look(&mut self.lock_found(), process, stream, &ended)
+    }
+
+    /// A descriptor that is readable when there is something new to look at; without one there is nothing but to look again.
+    #[cfg(feature = "tokio")]
+    pub(super) fn words(&self, streams: Streams<'_>) -> Result<Option<OwnedFd>, ReadyError> {
+        // Without the lock of what has been found, which a look on another thread may hold.
+        let stream = self.stream(streams);
+        let notified = self.lock_notifications();
+        let fd = stream.or(notified.as_ref().map(AsFd::as_fd));
+        fd.map(|fd| fd.try_clone_to_owned())
+            .transpose()
+            .map_err(|errno| ReadyError::Look {
+                ready: self.ready.clone(),
+                what: "a copy of its descriptor".to_owned(),
+                errno,
+            })
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn error_after_closing(
+        &self,
+        ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
+    ) -> ReadyError {
+        self.after_closing(&self.lock_found(), ended)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn error_after_limit(&self, limit: Duration) -> ReadyError {
+        self.timed_out(&self.lock_found(), limit)
+    }
+
+    fn look(
+        &self,
+        found: &mut Found,
+        process: &Process,
+        stream: Option<BorrowedFd<'_>>,
+        ended: &impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
+    ) -> Result<Look, ReadyError> {
+        if found.is_ready {
+            return Ok(Look::Ready(found.readiness.clone()));
+        }
+        let report = ended()?;
+        let mut search = Search {
+            watch: self,
+            process,
+            stream,
+            found,
+            more: false,
+        };
+        // What it said before it ended counts for nothing, but is handed over.
+        if let Some(report) = report {
+            for _ in 0..LAST_LOOKS {
+                search.more = false;
                 if search.stream.is_some() {
                     search.look()?;
                 }
-                let (ready, output) = (self.ready.clone(), search.found.output);
-                return Err(ReadyError::Ended {
-                    ready,
-                    report,
-                    output,
-                });
+                if !search.more {
+                    break;
+                }
             }
-            if search.look()? {
-                *known = Some(search.found.clone());
-                // Nobody reads what else it says: its messages fail instead of filling a queue.
-                *self.lock_notifications() = None;
-                return Ok(search.found);
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if search.closed {
-                return Err(search.after_closing(ended, left));
-            }
-            if left.is_some_and(|left| left.is_zero()) {
-                return Err(ReadyError::TimedOut {
-                    ready: self.ready.clone(),
-                    after: limit,
-                    instead: search.instead,
-                    output: search.found.output,
-                });
-            }
-            search.wait(pause.min(left.unwrap_or(PAUSE)), left);
-            pause = (pause * 2).min(PAUSE);
+            let (ready, output) = (self.ready.clone(), found.readiness.output.clone());
+            return Err(ReadyError::Ended {
+                ready,
+                report,
+                output,
+            });
         }
+        let is_ready = search.look()?;
+        let more = search.more;
+        if is_ready {
+            found.is_ready = true;
+            // Nobody reads what else it says: its messages fail instead of filling a queue.
+            *self.lock_notifications() = None;
+            return Ok(Look::Ready(found.readiness.clone()));
+        }
+        Ok(match (found.closed, more) {
+            (true, _) => Look::Closed,
+            (false, true) => Look::More,
+            (false, false) => Look::NotYet,
+        })
+    }
+
+    fn timed_out(&self, found: &Found, after: Duration) -> ReadyError {
+        ReadyError::TimedOut {
+            ready: self.ready.clone(),
+            after,
+            instead: found.instead.clone(),
+            output: found.readiness.output.clone(),
+        }
+    }
+
+    /// A captive whose stream has ended, and that may have ended since.
+    fn after_closing(
+        &self,
+        found: &Found,
+        ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
+    ) -> ReadyError {
+        let (ready, output) = (self.ready.clone(), found.readiness.output.clone());
+        match ended() {
+            Ok(Some(report)) => ReadyError::Ended {
+                ready,
+                report,
+                output,
+            },
+            Ok(None) => ReadyError::Closed { ready, output },
+            Err(error) => error.into(),
+        }
+    }
+
+    fn lock_found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_notifications(&self) -> std::sync::MutexGuard<'_, Option<Notifications>> {
@@ -176,19 +302,36 @@ impl Watch {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stream on which the line is to come.
-    fn stream<'a>(&self, streams: Streams<'a>) -> Result<Option<BorrowedFd<'a>>, ReadyError> {
-        let stream = match &self.ready {
+    /// The stream on which the line is to come, if it has not been taken out of the handle.
+    fn stream<'a>(&self, streams: Streams<'a>) -> Option<BorrowedFd<'a>> {
+        match &self.ready {
             Ready::Line(Stream::Stdout, _) => streams.stdout,
             Ready::Line(Stream::Stderr, _) => streams.stderr,
-            _ => return Ok(None),
+            _ => None,
+        }
+    }
+
+    /// Waits for the captive's end or its word; for nothing longer than `pause` where nothing else wakes.
+    fn wait_for_more(
+        &self,
+        process: &Process,
+        stream: Option<BorrowedFd<'_>>,
+        pause: Duration,
+        left: Option<Duration>,
+    ) {
+        let notified = self.lock_notifications();
+        let notified = notified.as_ref().map(|socket| socket.as_fd().as_raw_fd());
+        let words: Option<RawFd> = stream.map(|fd| fd.as_raw_fd()).or(notified);
+        let limit = if words.is_some() { left } else { Some(pause) };
+        let poll = |fd: RawFd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
         };
-        match stream {
-            Some(stream) => Ok(Some(stream)),
-            None => Err(self.failed(
-                "its stream, which was taken out of the handle",
-                Errno::EBADF,
-            )),
+        let mut fds = [poll(process.as_fd().as_raw_fd()), poll(words.unwrap_or(-1))];
+        if sys::poll(&mut fds, limit).is_err_and(|errno| errno != Errno::EINTR) {
+            // RLIMIT_NOFILE is 0: nothing can be polled.
+            std::thread::sleep(pause);
         }
     }
 
@@ -201,16 +344,14 @@ impl Watch {
     }
 }
 
-/// One wait.
+/// One look.
 struct Search<'a> {
     watch: &'a Watch,
     process: &'a Process,
     stream: Option<BorrowedFd<'a>>,
-    found: Readiness,
-    /// What there is that is not it.
-    instead: Option<String>,
-    /// Nothing more will come.
-    closed: bool,
+    found: &'a mut Found,
+    /// Not everything has been read.
+    more: bool,
 }
 
 impl Search<'_> {
@@ -219,11 +360,11 @@ impl Search<'_> {
             Ready::File(path) => {
                 let now = FileId::of(path);
                 if now.is_some() && now == self.watch.before {
-                    self.instead = Some("the one that was there before is".to_owned());
+                    self.found.instead = Some("the one that was there before is".to_owned());
                 }
                 Ok(now.is_some() && now != self.watch.before)
             }
-            Ready::ConnectUnix(path) => Ok(UnixStream::connect(path).is_ok()),
+            Ready::ConnectUnix(path) => Ok(connects(path)),
             Ready::ConnectTcp(address) => Ok(TcpStream::connect_timeout(address, CONNECT).is_ok()),
             Ready::UnixListener(path) => self.look_for_socket(|sockets| sockets.on_file(path)),
             Ready::TcpListener(port) => self.look_for_socket(|sockets| sockets.on_port(*port)),
@@ -248,7 +389,7 @@ impl Search<'_> {
         }
         let owned = members::of(self.process).any(|member| members::has_socket(&member, &inodes));
         if !owned {
-            self.instead = Some(
+            self.found.instead = Some(
                 "there is one, of a process that is not of its tree or may not be looked at"
                     .to_owned(),
             );
@@ -258,7 +399,8 @@ impl Search<'_> {
 
     fn read_line(&mut self, text: &str) -> Result<bool, ReadyError> {
         let Some(stream) = self.stream else {
-            return Ok(false);
+            let what = "its stream, which was taken out of the handle";
+            return Err(self.watch.failed(what, Errno::EBADF));
         };
         let has_line = |output: &[u8]| {
             // Only whole lines.
@@ -267,27 +409,40 @@ impl Search<'_> {
                 .filter_map(|line| line.strip_suffix(b"\n"))
                 .any(|line| contains(line, text.as_bytes()))
         };
-        while sys::poll_within(stream, libc::POLLIN, Duration::ZERO) == Ok(true) {
+        for _ in 0..READS {
+            if sys::poll_within(stream, libc::POLLIN, Duration::ZERO) != Ok(true) {
+                return Ok(false);
+            }
             let mut bytes = [0; 4096];
             match nix::unistd::read(stream, &mut bytes) {
                 Ok(0) => {
-                    self.closed = true;
-                    break;
+                    self.found.closed = true;
+                    return Ok(false);
                 }
                 Ok(read) => {
                     let new = bytes.get(..read).unwrap_or_default();
                     // Only what is new, and the line that it goes on with, has not been looked at.
-                    let from = self.found.output.iter().rposition(|byte| *byte == b'\n');
-                    self.found.output.extend_from_slice(new);
-                    let unseen = self.found.output.get(from.map_or(0, |at| at + 1)..);
+                    let from = self
+                        .found
+                        .readiness
+                        .output
+                        .iter()
+                        .rposition(|byte| *byte == b'\n');
+                    self.found.readiness.output.extend_from_slice(new);
+                    let unseen = self
+                        .found
+                        .readiness
+                        .output
+                        .get(from.map_or(0, |at| at + 1)..);
                     if has_line(unseen.unwrap_or_default()) {
                         return Ok(true);
                     }
                 }
-                Err(Errno::EINTR | Errno::EAGAIN) => break,
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(errno) => return Err(self.watch.failed("reading its stream", errno)),
             }
         }
+        self.more = true;
         Ok(false)
     }
 
@@ -297,10 +452,13 @@ impl Search<'_> {
             return false;
         };
         let mut ready = false;
-        while let Some((sender, message)) = notifications.next() {
+        for _ in 0..READS {
+            let Some((sender, message)) = notifications.next() else {
+                return ready;
+            };
             let of_tree = sender == self.process.pid() || members::is_member(self.process, sender);
             if !of_tree {
-                self.instead = Some(format!(
+                self.found.instead = Some(format!(
                     "process {sender} said so, which is not of its tree"
                 ));
                 continue;
@@ -308,53 +466,23 @@ impl Search<'_> {
             for line in message.lines() {
                 ready |= line == "READY=1";
                 if let Some(status) = line.strip_prefix("STATUS=") {
-                    self.found.status = Some(status.to_owned());
+                    self.found.readiness.status = Some(status.to_owned());
                 }
             }
         }
+        self.more = true;
         ready
     }
+}
 
-    /// Waits for the captive's end or its word; for nothing longer than `pause` where nothing else wakes.
-    fn wait(&self, pause: Duration, left: Option<Duration>) {
-        let notified = self.watch.lock_notifications();
-        let notified = notified.as_ref().map(|socket| socket.as_fd().as_raw_fd());
-        let words: Option<RawFd> = self.stream.map(|fd| fd.as_raw_fd()).or(notified);
-        let limit = if words.is_some() { left } else { Some(pause) };
-        let poll = |fd: RawFd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let mut fds = [
-            poll(self.process.as_fd().as_raw_fd()),
-            poll(words.unwrap_or(-1)),
-        ];
-        if sys::poll(&mut fds, limit).is_err_and(|errno| errno != Errno::EINTR) {
-            // RLIMIT_NOFILE is 0: nothing can be polled.
-            std::thread::sleep(pause);
-        }
-    }
-
-    /// A captive whose stream has ended is most likely about to end.
-    fn after_closing(
-        self,
-        ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
-        left: Option<Duration>,
-    ) -> ReadyError {
-        let limit = left.unwrap_or(LAST_WORDS).min(LAST_WORDS);
-        let _ = sys::poll_within(self.process.as_fd(), libc::POLLIN, limit);
-        let (ready, output) = (self.watch.ready.clone(), self.found.output);
-        match ended() {
-            Ok(Some(report)) => ReadyError::Ended {
-                ready,
-                report,
-                output,
-            },
-            Ok(None) => ReadyError::Closed { ready, output },
-            Err(error) => error.into(),
-        }
-    }
+/// A socket file that nobody serves fast enough holds up no one: without O_NONBLOCK a full queue would.
+fn connects(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None);
+    let (Ok(socket), Ok(address)) = (socket, UnixAddr::new(path)) else {
+        return false;
+    };
+    connect(socket.as_raw_fd(), &address).is_ok()
 }
 
 fn contains(line: &[u8], text: &[u8]) -> bool {

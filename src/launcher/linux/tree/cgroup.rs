@@ -131,6 +131,13 @@ impl Cgroup {
 #[derive(Debug)]
 pub(in super::super) struct Events(File);
 
+#[cfg(feature = "tokio")]
+impl From<Events> for std::os::fd::OwnedFd {
+    fn from(events: Events) -> Self {
+        events.0.into()
+    }
+}
+
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
