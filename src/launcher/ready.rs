@@ -30,8 +30,9 @@ pub enum Ready {
     /// It has written a line that contains this text. The stream must be [`Stdio::Piped`](super::Stdio::Piped), and not
     /// have been taken out of the [`Captive`](super::Captive). What is read meanwhile is in [`Readiness::output`].
     Line(Stream, String),
-    /// It has said `READY=1` by sd_notify(3); a message of a process outside its tree is ignored. The variable is
-    /// NOTIFY_SOCKET, the address an abstract one: not with
+    /// It has said `READY=1` by sd_notify(3); a message of a process outside its tree is ignored. So is one whose sender
+    /// has ended when it is read, which may be as late as [`Captive::wait_ready`](super::Captive::wait_ready): a child has to
+    /// wait (systemd-notify does), the captive itself need not. The variable is NOTIFY_SOCKET, the address an abstract one: not with
     /// [`network_namespace`](super::Command::network_namespace).
     Notify,
     /// A connection to the Unix socket at this path can be made; it is closed again at once. Not for a server that

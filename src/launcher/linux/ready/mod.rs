@@ -2,17 +2,20 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::TcpStream;
 #[cfg(feature = "tokio")]
 use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect,
+    getpeername, getsockname, getsockopt, socket, sockopt,
+};
 
 use super::super::command::Command;
 use super::super::stdio::Stdio;
@@ -35,6 +38,8 @@ pub(super) struct Watch {
     notifications: Mutex<Option<Notifications>>,
     /// What all waits have found so far: what one has read and given up is not lost for the next.
     found: Mutex<Found>,
+    /// How many wait: what one reads wakes no other.
+    waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +111,7 @@ impl Watch {
             before: None,
             notifications: Mutex::new(None),
             found: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             ready,
         };
         match &watch.ready {
@@ -148,25 +154,39 @@ impl Watch {
         limit: Duration,
         ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
     ) -> Result<Readiness, ReadyError> {
-        // Held: whoever else waits gets what this one finds.
-        let mut found = self.lock_found();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let answer = self.wait_with_others(process, streams, limit, ended);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        answer
+    }
+
+    fn wait_with_others(
+        &self,
+        process: &Process,
+        streams: Streams<'_>,
+        limit: Duration,
+        ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
+    ) -> Result<Readiness, ReadyError> {
         let stream = self.stream(streams);
         let deadline = Instant::now().checked_add(limit);
         let mut pause = Duration::from_millis(1);
         loop {
-            let look = self.look(&mut found, process, stream, &ended)?;
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let longest = left().unwrap_or(CONNECT).min(CONNECT);
+            // Locked for a look alone: whoever else waits has a limit of its own.
+            let look = self.look(&mut self.lock_found(), process, stream, longest, &ended)?;
+            let left = left();
             match look {
                 Look::Ready(readiness) => return Ok(readiness),
                 Look::Closed => {
                     let limit = left.unwrap_or(LAST_WORDS).min(LAST_WORDS);
                     let _ = sys::poll_within(process.as_fd(), libc::POLLIN, limit);
-                    return Err(self.after_closing(&found, ended));
+                    return Err(self.after_closing(&self.lock_found(), ended));
                 }
                 Look::NotYet | Look::More => {}
             }
             if left.is_some_and(|left| left.is_zero()) {
-                return Err(self.timed_out(&found, limit));
+                return Err(self.timed_out(&self.lock_found(), limit));
             }
             self.wait_for_more(process, stream, pause.min(left.unwrap_or(PAUSE)), left);
             pause = (pause * 2).min(PAUSE);
@@ -182,7 +202,7 @@ impl Watch {
         ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
     ) -> Result<Look, ReadyError> {
         let stream = words.filter(|_| matches!(self.ready, Ready::Line(..)));
-        self.look(&mut self.lock_found(), process, stream, &ended)
+        self.look(&mut self.lock_found(), process, stream, CONNECT, &ended)
     }
 
     /// A descriptor that is readable when there is something new to look at; without one there is nothing but to look again.
@@ -219,6 +239,7 @@ impl Watch {
         found: &mut Found,
         process: &Process,
         stream: Option<BorrowedFd<'_>>,
+        longest: Duration,
         ended: &impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
     ) -> Result<Look, ReadyError> {
         if found.is_ready {
@@ -230,6 +251,7 @@ impl Watch {
             process,
             stream,
             found,
+            longest,
             more: false,
         };
         // What it said before it ended counts for nothing, but is handed over.
@@ -322,7 +344,12 @@ impl Watch {
         let notified = self.lock_notifications();
         let notified = notified.as_ref().map(|socket| socket.as_fd().as_raw_fd());
         let words: Option<RawFd> = stream.map(|fd| fd.as_raw_fd()).or(notified);
-        let limit = if words.is_some() { left } else { Some(pause) };
+        let alone = self.waiting.load(Ordering::Relaxed) < 2;
+        let limit = match words {
+            Some(_) if alone => left,
+            Some(_) => Some(left.unwrap_or(PAUSE).min(PAUSE)),
+            None => Some(pause),
+        };
         let poll = |fd: RawFd| libc::pollfd {
             fd,
             events: libc::POLLIN,
@@ -350,6 +377,8 @@ struct Search<'a> {
     process: &'a Process,
     stream: Option<BorrowedFd<'a>>,
     found: &'a mut Found,
+    /// How long a connection may take.
+    longest: Duration,
     /// Not everything has been read.
     more: bool,
 }
@@ -364,13 +393,51 @@ impl Search<'_> {
                 }
                 Ok(now.is_some() && now != self.watch.before)
             }
-            Ready::ConnectUnix(path) => Ok(connects(path)),
-            Ready::ConnectTcp(address) => Ok(TcpStream::connect_timeout(address, CONNECT).is_ok()),
+            Ready::ConnectUnix(path) => {
+                Ok(UnixAddr::new(path).is_ok_and(|address| self.connects(&address)))
+            }
+            Ready::ConnectTcp(address) => Ok(self.connects(&SockaddrStorage::from(*address))),
             Ready::UnixListener(path) => self.look_for_socket(|sockets| sockets.on_file(path)),
             Ready::TcpListener(port) => self.look_for_socket(|sockets| sockets.on_port(*port)),
             Ready::Line(_, text) => self.read_line(text),
             Ready::Notify => Ok(self.read_notifications()),
         }
+    }
+
+    /// Whether a connection to this address comes about. Neither a full queue nor a peer that does not answer holds it up
+    /// for longer than the captive lives.
+    fn connects(&self, address: &impl SockaddrLike) -> bool {
+        let Some(family) = address.family() else {
+            return false;
+        };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let Ok(client) = socket(family, SockType::Stream, flags, None) else {
+            return false;
+        };
+        match connect(client.as_raw_fd(), address) {
+            Ok(()) => {}
+            Err(Errno::EINPROGRESS) => {
+                let poll = |fd: RawFd, events| libc::pollfd {
+                    fd,
+                    events,
+                    revents: 0,
+                };
+                let mut fds = [
+                    poll(self.process.as_fd().as_raw_fd(), libc::POLLIN),
+                    poll(client.as_raw_fd(), libc::POLLOUT),
+                ];
+                let answered =
+                    sys::poll(&mut fds, Some(self.longest)).is_ok() && fds[1].revents != 0;
+                if !answered || getsockopt(&client, sockopt::SocketError) != Ok(0) {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+        // TCP lets a socket connect to itself, if its own port happens to be that one.
+        let own = getsockname::<SockaddrStorage>(client.as_raw_fd());
+        let peer = getpeername::<SockaddrStorage>(client.as_raw_fd());
+        family == AddressFamily::Unix || own != peer
     }
 
     fn look_for_socket(
@@ -453,17 +520,24 @@ impl Search<'_> {
         };
         let mut ready = false;
         for _ in 0..READS {
-            let Some((sender, message)) = notifications.next() else {
+            let Some(message) = notifications.next() else {
                 return ready;
             };
-            let of_tree = sender == self.process.pid() || members::is_member(self.process, sender);
-            if !of_tree {
-                self.found.instead = Some(format!(
-                    "process {sender} said so, which is not of its tree"
-                ));
+            let sender = message.sender;
+            if sender != self.process.pid() && !members::is_member(self.process, sender) {
+                self.found.instead = Some(if Path::new(&format!("/proc/{sender}")).exists() {
+                    format!("process {sender} said so, which is not of its tree")
+                } else {
+                    format!("process {sender} said so, which has ended: whose it was is not known")
+                });
                 continue;
             }
-            for line in message.lines() {
+            let Some(text) = message.text else {
+                self.found.instead =
+                    Some(format!("process {sender} said something that is too long"));
+                continue;
+            };
+            for line in text.lines() {
                 ready |= line == "READY=1";
                 if let Some(status) = line.strip_prefix("STATUS=") {
                     self.found.readiness.status = Some(status.to_owned());
@@ -473,16 +547,6 @@ impl Search<'_> {
         self.more = true;
         ready
     }
-}
-
-/// A socket file that nobody serves fast enough holds up no one: without O_NONBLOCK a full queue would.
-fn connects(path: &Path) -> bool {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None);
-    let (Ok(socket), Ok(address)) = (socket, UnixAddr::new(path)) else {
-        return false;
-    };
-    connect(socket.as_raw_fd(), &address).is_ok()
 }
 
 fn contains(line: &[u8], text: &[u8]) -> bool {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recvmsg, setsockopt, sockopt};
 
 /// A socket on which a captive says that it is ready. Anybody may send to it, so the kernel says who did.
 #[derive(Debug)]
@@ -39,31 +39,56 @@ impl Notifications {
         format!("@{}", self.name).into()
     }
 
-    /// One message, and its sender's pid in our PID namespace; 0 if it is in none of ours.
-    pub(super) fn next(&self) -> Option<(i32, String)> {
-        let mut bytes = [0; 4096];
+    /// The next message.
+    pub(super) fn next(&self) -> Option<Message> {
+        let mut bytes = [0; LONGEST];
         let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
         let mut buffers = [IoSliceMut::new(&mut bytes)];
-        let received = loop {
+        let (length, flags) = loop {
             match recvmsg::<()>(
                 self.socket.as_raw_fd(),
                 &mut buffers,
                 Some(&mut control),
-                // What else it sends is closed by the kernel.
+                // There is no room for what else it sends: that is closed by the kernel.
                 MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
             ) {
                 Err(nix::errno::Errno::EINTR) => {}
-                answer => break answer.ok()?,
+                answer => {
+                    let received = answer.ok()?;
+                    break (received.bytes, received.flags);
+                }
             }
         };
-        let mut sender = 0;
-        for message in received.cmsgs().into_iter().flatten() {
-            if let ControlMessageOwned::ScmCredentials(credentials) = message {
-                sender = credentials.pid();
-            }
-        }
-        let length = received.bytes;
         let text = bytes.get(..length).unwrap_or_default();
-        Some((sender, String::from_utf8_lossy(text).into_owned()))
+        let is_whole = !flags.contains(MsgFlags::MSG_TRUNC);
+        Some(Message {
+            sender: sender(&control).unwrap_or(0),
+            text: is_whole.then(|| String::from_utf8_lossy(text).into_owned()),
+        })
     }
+}
+
+/// What was said, and by whom.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// Its pid in our PID namespace; 0 if it is in none of ours.
+    pub(super) sender: i32,
+    /// `None` if it is longer than may be.
+    pub(super) text: Option<String>,
+}
+
+/// The longest message: systemd's limit, PIPE_BUF.
+const LONGEST: usize = 4096;
+
+/// struct cmsghdr and struct ucred, as the kernel has written them: the first of all. nix does not look at what is there
+/// when something else had no room.
+fn sender(control: &[u8]) -> Option<i32> {
+    let header = size_of::<libc::cmsghdr>();
+    let word = |at: usize| -> Option<i32> {
+        let bytes = control.get(at..at + 4)?;
+        bytes.try_into().ok().map(i32::from_ne_bytes)
+    };
+    let (level, kind) = (word(header - 8)?, word(header - 4)?);
+    let is_it = level == libc::SOL_SOCKET && kind == libc::SCM_CREDENTIALS;
+    is_it.then(|| word(header)).flatten()
 }

@@ -1,5 +1,6 @@
 //! Listening sockets, by the kernel's own list: sock_diag(7), in the captive's network namespace.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -61,7 +62,7 @@ impl Sockets {
         std::thread::scope(|scope| scope.spawn(there).join().unwrap_or(Err(Errno::EIO))).map(Self)
     }
 
-    /// The listeners on the Unix socket that is this file: by its inode's number, or by the name it was bound to.
+    /// The listeners on the Unix socket that is this file: by its device and its inode's number.
     pub(super) fn on_file(&self, path: &Path) -> Result<Vec<u64>, Errno> {
         // Whether there is any file.
         let Ok(file) = fs::metadata(path) else {
@@ -73,6 +74,9 @@ impl Sockets {
         for word in [LISTENING, 0, show, u32::MAX, u32::MAX] {
             request.extend(word.to_ne_bytes());
         }
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // The kernel has room for half of an inode's number.
+        let low = u32::try_from(file.ino() & u64::from(u32::MAX)).unwrap_or(0);
         let mut found = Vec::new();
         self.ask(&request, |message| {
             // struct unix_diag_msg: family, type, state, inode, cookie; then attributes.
@@ -81,15 +85,28 @@ impl Sockets {
             let Some(inode) = word_at(message, 4) else {
                 return;
             };
-            let is_it = attributes(message.get(16..).unwrap_or_default()).any(|(kind, value)| {
-                // The kernel has room for half of an inode's number.
-                let low = u32::try_from(file.ino() & u64::from(u32::MAX)).ok();
+            let (mut name, mut on) = (&[][..], None);
+            for (kind, value) in attributes(message.get(16..).unwrap_or_default()) {
                 match kind {
-                    FILE => word_at(value, 0) == low,
-                    NAME => value == path.as_os_str().as_bytes(),
-                    _ => false,
+                    NAME => name = value,
+                    // struct unix_diag_vfs: inode, device.
+                    FILE => on = word_at(value, 0).zip(word_at(value, 4)),
+                    _ => {}
                 }
-            });
+            }
+            // An abstract one is on no file.
+            let Some((number, device)) = on else {
+                return;
+            };
+            let same_number = number == low;
+            let is_it = if is_device(device, file.dev()) {
+                same_number
+            } else {
+                // Some file systems say other numbers to stat(2) than the kernel has (btrfs, overlayfs): the name it was
+                // bound to has to do, or its last part, if there is a new root.
+                let name = Path::new(OsStr::from_bytes(name));
+                name == real || (same_number && name.file_name() == real.file_name())
+            };
             if is_it {
                 found.push(u64::from(inode));
             }
@@ -153,6 +170,11 @@ impl Sockets {
             }
         }
     }
+}
+
+/// Whether the kernel's own number for a device is the one that stat(2) says.
+fn is_device(kernel: u32, stat: u64) -> bool {
+    libc::makedev(kernel >> 20, kernel & 0xf_ffff) == stat
 }
 
 fn word_at(bytes: &[u8], at: usize) -> Option<u32> {
