@@ -14,6 +14,8 @@ mod containment;
 mod death;
 mod handle;
 mod itself;
+mod ready;
+mod steps;
 mod trees;
 
 /// All of them.
@@ -24,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
     trials.extend(handle::tests());
     trials.extend(itself::tests());
     trials.extend(trees::tests());
+    trials.extend(ready::tests());
     trials
 }
 
@@ -36,6 +39,8 @@ pub fn role(args: &[OsString]) -> i32 {
         Some("itself") => itself::role(&args[1..]),
         Some("handle") => handle::role(&args[1..]),
         Some("trees") => trees::role(&args[1..]),
+        Some("ready") => ready::role(&args[1..]),
+        Some("steps") => steps::role(&args[1..]),
         _ => 2,
     }
 }
