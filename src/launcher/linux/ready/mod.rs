@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,8 +37,6 @@ pub(super) struct Watch {
     notifications: Mutex<Option<Notifications>>,
     /// What all waits have found so far: what one has read and given up is not lost for the next.
     found: Mutex<Found>,
-    /// How many wait: what one reads wakes no other.
-    waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +108,6 @@ impl Watch {
             before: None,
             notifications: Mutex::new(None),
             found: Mutex::default(),
-            waiting: AtomicUsize::new(0),
             ready,
         };
         match &watch.ready {
@@ -148,19 +144,6 @@ impl Watch {
 
     /// Waits until it is ready, at most `limit`. `ended` looks whether it has ended.
     pub(super) fn wait(
-        &self,
-        process: &Process,
-        streams: Streams<'_>,
-        limit: Duration,
-        ended: impl Fn() -> Result<Option<ExitReport>, CaptiveError>,
-    ) -> Result<Readiness, ReadyError> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let answer = self.wait_with_others(process, streams, limit, ended);
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        answer
-    }
-
-    fn wait_with_others(
         &self,
         process: &Process,
         streams: Streams<'_>,
@@ -344,11 +327,10 @@ impl Watch {
         let notified = self.lock_notifications();
         let notified = notified.as_ref().map(|socket| socket.as_fd().as_raw_fd());
         let words: Option<RawFd> = stream.map(|fd| fd.as_raw_fd()).or(notified);
-        let alone = self.waiting.load(Ordering::Relaxed) < 2;
+        // What another thread that waits has read wakes nobody.
         let limit = match words {
-            Some(_) if alone => left,
-            Some(_) => Some(left.unwrap_or(PAUSE).min(PAUSE)),
-            None => Some(pause),
+            Some(_) => left.unwrap_or(PAUSE).min(PAUSE),
+            None => pause,
         };
         let poll = |fd: RawFd| libc::pollfd {
             fd,
@@ -356,7 +338,7 @@ impl Watch {
             revents: 0,
         };
         let mut fds = [poll(process.as_fd().as_raw_fd()), poll(words.unwrap_or(-1))];
-        if sys::poll(&mut fds, limit).is_err_and(|errno| errno != Errno::EINTR) {
+        if sys::poll(&mut fds, Some(limit)).is_err_and(|errno| errno != Errno::EINTR) {
             // RLIMIT_NOFILE is 0: nothing can be polled.
             std::thread::sleep(pause);
         }
