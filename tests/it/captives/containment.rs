@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,9 +16,9 @@ use captive::{Captive, Command, RunWith};
 use libtest_mimic::Trial;
 
 use super::{children, shell, verdict};
-use crate::support::process::state;
+use crate::support::process::{Reaped, state};
 use crate::support::seccomp::{self, Argument};
-use crate::support::{self, Fallible, Need, Outcome, Tag, cgroups, output, test};
+use crate::support::{self, Fallible, Need, Outcome, Tag, cgroups, test};
 
 mod choice;
 mod fallbacks;
@@ -63,23 +63,33 @@ pub fn role(args: &[OsString]) -> i32 {
     let Some((_, _, body)) = cases().find(|(own, _, _)| *own == name) else {
         return 2;
     };
-    println!("launcher {}", std::process::id());
     verdict(body().and_then(|()| nothing_left()))
 }
 
 /// The launcher succeeds, and neither processes nor cgroups are left when it is gone.
 fn in_role(name: &str) -> Outcome {
     let tag = Tag::new();
-    let done = output(tag.role("captives").args(["containment", name]))?;
-    let said = String::from_utf8_lossy(&done.stdout);
-    ensure!(
-        done.status.success(),
-        "{:?}: {}{said}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    let pid = said.lines().find_map(|line| line.strip_prefix("launcher "));
-    let pid: u32 = pid.ok_or("no pid")?.parse()?;
+    // Files, whose ends are there whatever else has them open.
+    let (mut said, mut errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let mut command = tag.role("captives");
+    command
+        .args(["containment", name])
+        .stdin(std::process::Stdio::null())
+        .stdout(said.try_clone()?)
+        .stderr(errors.try_clone()?);
+    let mut launcher = Reaped(command.spawn()?);
+    let pid = launcher.0.id();
+    let in_time = support::Witness::of(pid as i32)?.gone();
+    let text = |file: &mut File| -> Fallible<String> {
+        let mut text = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let (said, errors) = (text(&mut said)?, text(&mut errors)?);
+    ensure!(in_time, "{name} does not end: {errors}{said}");
+    let status = launcher.0.wait()?;
+    ensure!(status.success(), "{status}: {errors}{said}");
     let left = tag.survivors(support::HANG);
     ensure!(left.is_empty(), "left behind: {left:?}");
     await_that("an end of its cgroups", || directories_of(pid).is_empty())

@@ -259,7 +259,6 @@ fn in_a_fork(body: impl FnOnce() -> Outcome) -> Fallible<i32> {
     let child = unsafe { libc::fork() };
     ensure!(child >= 0, "fork");
     if child == 0 {
-        println!("launcher {}", std::process::id());
         let status = verdict(body());
         unsafe { libc::_exit(status) };
     }
@@ -324,7 +323,7 @@ fn other_names() -> Outcome {
         let path = group.path.join(name);
         fs::create_dir(&path)?;
         let child = std::process::Command::new("sleep").arg("1000").spawn()?;
-        let child = crate::support::process::Reaped(child);
+        let child = Reaped(child);
         fs::write(path.join("cgroup.procs"), child.0.id().to_string())?;
         there.push((Witness::of(child.0.id() as i32)?, child, path));
     }
@@ -367,8 +366,7 @@ fn left_over() -> Outcome {
     let path = group.path.join("captive-4194304-0");
     fs::create_dir(&path)?;
     fs::create_dir(path.join("below"))?;
-    let mut child =
-        crate::support::process::Reaped(std::process::Command::new("sleep").arg("1000").spawn()?);
+    let mut child = Reaped(std::process::Command::new("sleep").arg("1000").spawn()?);
     fs::write(path.join("below/cgroup.procs"), child.0.id().to_string())?;
     let mut command = contained(Command::new("true"), Containment::Cgroup);
     chosen(command.cgroup(&group.path))?;

@@ -62,7 +62,7 @@ fn all_goes(command: &mut Command, expected: &[Containment]) -> Outcome {
     }
     // Its output has nobody who could write there, so that nobody has escaped.
     let mut rest = String::new();
-    std::io::Read::read_to_string(&mut out, &mut rest)?;
+    out.read_to_string(&mut rest)?;
     ensure!(rest.is_empty(), "{rest:?}");
     nothing_left()?;
     // Those of the inner one have another pid in their names.

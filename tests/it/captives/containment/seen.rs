@@ -1,7 +1,7 @@
 //! What a captive with a tree sees, and what its launcher sees of it: all that it sees without, but for what the
 //! mechanism says.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
 use captive::exit_with_parent::Signal;
