@@ -246,7 +246,8 @@ impl Command {
 
     /// Hands over a listening socket by systemd's protocol, sd_listen_fds(3): descriptor 3, or the next one, with LISTEN_PID
     /// (the captive's own, also in a PID namespace), LISTEN_FDS and LISTEN_FDNAMES in the environment. `name` is
-    /// without colons and blanks; `unknown` is systemd's for none.
+    /// without colons and blanks; `unknown` is systemd's for none. The launcher's own variables of these names are never
+    /// passed on.
     ///
     /// Clients can connect before the captive runs, so that nobody has to wait until it is ready. But as long as
     /// this command exists, the launcher has the socket too, and a connect() to a captive that has ended waits instead of

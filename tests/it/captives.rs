@@ -12,8 +12,10 @@ use crate::support::{HANG, Outcome, Tag, output};
 mod command;
 mod containment;
 mod death;
+mod events;
 mod handle;
 mod itself;
+mod listen;
 mod ready;
 mod steps;
 mod trees;
@@ -23,9 +25,11 @@ pub fn tests() -> Vec<Trial> {
     let mut trials = command::tests();
     trials.extend(containment::tests());
     trials.extend(death::tests());
+    trials.extend(events::tests());
     trials.extend(handle::tests());
     trials.extend(itself::tests());
     trials.extend(trees::tests());
+    trials.extend(listen::tests());
     trials.extend(ready::tests());
     trials
 }
@@ -37,6 +41,8 @@ pub fn role(args: &[OsString]) -> i32 {
         Some("containment") => containment::role(&args[1..]),
         Some("death") => death::role(&args[1..]),
         Some("itself") => itself::role(&args[1..]),
+        Some("events") => events::role(&args[1..]),
+        Some("listen") => listen::role(&args[1..]),
         Some("handle") => handle::role(&args[1..]),
         Some("trees") => trees::role(&args[1..]),
         Some("ready") => ready::role(&args[1..]),

@@ -359,6 +359,9 @@ fn program(
 
 /// sd_listen_fds(3)
 const LISTEN_PID: &str = "LISTEN_PID";
+const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
+const LISTEN_FDS: &str = "LISTEN_FDS";
+const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 
 /// What can be seen to be wrong before anything is made.
 pub(super) fn check(command: &Command) -> Result<(), SpawnError> {
@@ -399,6 +402,11 @@ fn environment(
     let mut environment = BTreeMap::new();
     if !command.clear_env {
         environment.extend(std::env::vars_os());
+        // The launcher's own, to whom the descriptors belong. In a PID namespace the number could even be the captive's,
+        // and LISTEN_PIDFDID would have it refuse what it is given.
+        for name in [LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES] {
+            environment.remove(OsStr::new(name));
+        }
     }
     for (key, value) in &command.env {
         if key.is_empty() || key.as_bytes().contains(&b'=') {
@@ -416,8 +424,8 @@ fn environment(
         }
         let mut set = |name: &str, value: String| environment.insert(name.into(), value.into());
         set(LISTEN_PID, sys::PID_DIGITS.to_owned());
-        set("LISTEN_FDS", names.len().to_string());
-        set("LISTEN_FDNAMES", names.join(":"));
+        set(LISTEN_FDS, names.len().to_string());
+        set(LISTEN_FDNAMES, names.join(":"));
     }
     if let Some((variable, name)) = tree.and_then(|tree| tree.mark()) {
         let variable = OsStr::from_bytes(variable.strip_suffix(b"=").unwrap_or(variable));

@@ -452,7 +452,7 @@ fn drop_with_memory() -> Outcome {
 }
 
 /// Whether a pidfd keeps the status of one that somebody else has reaped: Linux 6.15.
-fn status_is_kept() -> Fallible<bool> {
+pub(super) fn status_is_kept() -> Fallible<bool> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut numbers = release.split(['.', '-', '\n']).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {

@@ -312,9 +312,10 @@ fn serve() -> Outcome {
         std::env::var("LISTEN_PID")? == std::process::id().to_string(),
         "not for us"
     );
-    let listener = unsafe { UnixListener::from_raw_fd(3) };
     loop {
-        let (mut stream, _) = listener.accept()?;
+        let null = std::ptr::null_mut();
+        let client = check(unsafe { libc::accept(3, null, null.cast()) })?;
+        let mut stream = unsafe { fs::File::from_raw_fd(client) };
         let _ = stream.write_all(b"hello\n");
     }
 }
