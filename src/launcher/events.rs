@@ -99,12 +99,23 @@ impl Sources {
     pub(super) fn parent(&mut self, how: ExitWithParent) -> Result<(), ArmError> {
         let sink = self.sink.clone();
         let armed = how.callback(move |exited| sink.send(Event::ParentExited(exited)))?;
-        self.parent = Some(armed);
+        if let Some(before) = self.parent.replace(armed) {
+            let _ = before.disarm();
+        }
         Ok(())
     }
 }
 
-/// The channel. Dropping it gives signals back to what they did before, and disarms.
+impl Drop for Sources {
+    fn drop(&mut self) {
+        // A binding stays when its handle is dropped.
+        if let Some(armed) = self.parent.take() {
+            let _ = armed.disarm();
+        }
+    }
+}
+
+/// The channel. Dropping it has signals do what they did before, and disarms.
 #[derive(Debug)]
 pub struct Events {
     sources: Sources,
@@ -139,12 +150,13 @@ impl Events {
         self.sources.watch(captive)
     }
 
-    /// Has a signal told instead of what it does. The handler is the whole process's (sigaction(2)), and chained before those
-    /// that the crate signal-hook has installed; a captive does not inherit it. A signal that every thread blocks does
-    /// not come.
+    /// Has a signal told instead of what it does by default. The handler is the whole process's, by the crate signal-hook:
+    /// one that was there before runs as well. It stays when this is dropped, and does then what the signal does by
+    /// default, or nothing if it was ignored; so too in a child that the launcher forks without exec. A captive does not
+    /// inherit it. A signal that every thread blocks does not come.
     ///
     /// # Errors
-    /// [`EventsError::Signal`]: SIGKILL, SIGSTOP and those of faults cannot be told.
+    /// [`EventsError::Signal`]: SIGKILL, SIGSTOP and those of faults (SIGSEGV, SIGBUS, SIGFPE, SIGILL) cannot be told.
     pub fn signal(&mut self, signal: Signal) -> Result<(), EventsError> {
         self.sources.signal(signal)
     }
