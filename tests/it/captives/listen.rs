@@ -235,7 +235,7 @@ fn names() -> Outcome {
     let long = "x".repeat(255);
     let own = link(&socket)?;
     for fine in ["unknown", "a", "a.b-c_d/e=f", "", &long] {
-        has(&says(with(fine)?)?, fine, &[own.clone()])
+        has(&says(with(fine)?)?, fine, std::slice::from_ref(&own))
             .map_err(|error| format!("{fine:?}: {error}"))?;
     }
     let too_long = "x".repeat(256);
