@@ -115,7 +115,7 @@ impl Drop for Sources {
     }
 }
 
-/// The channel. Dropping it has signals do what they did before, and disarms.
+/// The channel. Dropping it ends the telling and undoes the parent's binding; a signal that was told does nothing then.
 #[derive(Debug)]
 pub struct Events {
     sources: Sources,
@@ -151,9 +151,10 @@ impl Events {
     }
 
     /// Has a signal told instead of what it does by default. The handler is the whole process's, by the crate signal-hook:
-    /// one that was there before runs as well. It stays when this is dropped, and does then what the signal does by
-    /// default, or nothing if it was ignored; so too in a child that the launcher forks without exec. A captive does not
-    /// inherit it. A signal that every thread blocks does not come.
+    /// one that was there before runs as well, and a captive does not inherit it. When this is dropped the signal is not told
+    /// any more, but *the handler stays* (others may use it): the signal does nothing then, as in a child that the
+    /// launcher forks without exec. A program that ends in order after SIGTERM keeps its events until it has.
+    /// A signal that every thread blocks does not come.
     ///
     /// # Errors
     /// [`EventsError::Signal`]: SIGKILL, SIGSTOP and those of faults (SIGSEGV, SIGBUS, SIGFPE, SIGILL) cannot be told.

@@ -10,7 +10,7 @@ use super::super::{Captive, CaptiveError, Event, EventsError};
 use crate::exit_with_parent::{ArmError, ExitWithParent, Signal};
 
 /// As [`Events`](super::super::Events), with an asynchronous end: the crate's own threads send straight into the receiver.
-/// Dropping it gives signals back to what they did before, and disarms.
+/// Dropping it ends the telling and undoes the parent's binding; a signal that was told does nothing then.
 ///
 /// ```no_run
 /// use captive::Command;
