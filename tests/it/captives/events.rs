@@ -21,7 +21,7 @@ use super::handle::status_is_kept;
 use super::steps::{CONTAINMENTS, doing, needs_of};
 use super::{in_role, shell, signal};
 use crate::support::process::{Reaped, await_that, readable_within};
-use crate::support::{Fallible, HANG, Outcome, SURVIVES, Tag, Witness, output, test};
+use crate::support::{Fallible, HANG, Outcome, SURVIVES, Tag, Witness, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
