@@ -54,6 +54,7 @@ pub(crate) fn contain_alone(
         program,
         containment,
         cgroup: None,
+        gracefully: false,
     };
     let helper = Helper::default();
     tree::sweep_own();

@@ -49,6 +49,7 @@ fn wish(command: &Command) -> Wish<'_> {
         program: &command.program,
         containment: command.containment,
         cgroup: command.cgroup.as_deref(),
+        gracefully: command.ends_gracefully(),
     }
 }
 

@@ -174,9 +174,6 @@ impl Runtime {
         let process = Arc::new(Process::new(made, message, tree));
         // Before the stage, which may take its time: another guard is to be told of it.
         self.guard.note(&process, generation);
-        if let Some(tree) = process.tree() {
-            tree.is_guarded(command.ends_gracefully());
-        }
         if let Some(stage) = &stage {
             if let Err(error) = stage::follow(stage, command, deadline) {
                 // Its own child, and nobody else has a handle on it.

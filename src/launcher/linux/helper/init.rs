@@ -7,12 +7,12 @@
 //! | what happens | what the init does |
 //! |---|---|
 //! | a process becomes its child and ends | nothing: SIGCHLD is ignored, so the kernel reaps it |
-//! | the launcher ends, before the guard knows the tree, or if the tree is to end at once then | nothing: its parent-death signal ends it |
-//! | a word: the guard knows a tree that is to end in its turn | gives up the parent-death signal |
-//! | no writer of its pipe is left (launcher and guard) | ends |
+//! | the launcher ends, and the tree is to end at once then | nothing: its parent-death signal ends it |
+//! | the same, and the tree is to end in its turn | nothing: it has no such signal from the start, since the guard may know the tree at any moment |
+//! | no writer of its pipe is left (the launcher, and the guard if that knew the tree) | ends |
 //! | a word: the tree has been let go | ends when it is alone |
 
-use crate::protocol::{INIT_GUARDED, INIT_LET_GO, INIT_PIPE};
+use crate::protocol::{INIT_LET_GO, INIT_PIPE};
 use crate::sys::{self, int, plain, syscall};
 
 pub fn run() -> ! {
@@ -28,7 +28,6 @@ pub fn run() -> ! {
         let place = (&raw mut word) as usize;
         // SAFETY: the kernel writes at most one byte.
         match unsafe { syscall(sys::READ, [int(INIT_PIPE), place, 1, 0, 0, 0]) } {
-            Ok(1) if word == INIT_GUARDED => outlive_the_launcher(),
             Ok(1) if word == INIT_LET_GO => live_alone(),
             Ok(1) | Err(sys::EINTR) => {}
             _ => sys::exit(0),
@@ -62,14 +61,9 @@ fn ignore_children() {
     };
 }
 
-fn outlive_the_launcher() {
-    const PR_SET_PDEATHSIG: usize = 1;
-    let _ = plain(sys::PRCTL, [PR_SET_PDEATHSIG, 0, 0, 0, 0, 0]);
-}
-
 /// Nothing tells that a namespace has become empty.
 fn live_alone() -> ! {
-    outlive_the_launcher();
+    // One that may be let go has no parent-death signal.
     sys::close(INIT_PIPE);
     loop {
         let time = [1_i64, 0];

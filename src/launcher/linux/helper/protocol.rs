@@ -14,9 +14,7 @@ pub const ROLE_INIT: &[u8] = b"init";
 
 /// The read end of the init's pipe, in the init: its end of file means that launcher and guard are gone.
 pub const INIT_PIPE: i32 = 0;
-/// What the launcher writes to it: the guard knows this tree, and when it is to end.
-pub const INIT_GUARDED: u8 = b'g';
-/// It has been let go.
+/// What the launcher writes to it: the tree has been let go.
 pub const INIT_LET_GO: u8 = b'd';
 
 /// [`Message::tree`]: the tree is a PID namespace. The pidfd of its init comes with the message, and the write end

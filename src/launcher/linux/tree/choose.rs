@@ -21,6 +21,8 @@ pub(in super::super) struct Wish<'a> {
     pub(in super::super) containment: Containment,
     /// Where its cgroup is to be made, if anywhere.
     pub(in super::super) cgroup: Option<&'a Path>,
+    /// The kernel is not to end it in the moment in which the launcher ends.
+    pub(in super::super) gracefully: bool,
 }
 
 /// Who makes it: a launcher with its threads, or a program that has one.
@@ -137,9 +139,9 @@ fn make(containment: Containment, wish: &Wish<'_>, means: &impl Means) -> Result
             if !has_sys_admin() {
                 return Err(("CAP_SYS_ADMIN is missing".to_owned(), None));
             }
-            tree.namespace = Some(namespace(false, means)?);
+            tree.namespace = Some(namespace(false, wish, means)?);
         }
-        Containment::UserNamespace => tree.namespace = Some(namespace(true, means)?),
+        Containment::UserNamespace => tree.namespace = Some(namespace(true, wish, means)?),
         _ => {}
     }
     if containment == Containment::Cgroup || wish.cgroup.is_some() {
@@ -155,8 +157,9 @@ fn make(containment: Containment, wish: &Wish<'_>, means: &impl Means) -> Result
     Ok(tree)
 }
 
-fn namespace(user: bool, means: &impl Means) -> Result<Namespace, Why> {
-    Namespace::start(user, means.helper(), |request| means.child(request))
+fn namespace(user: bool, wish: &Wish<'_>, means: &impl Means) -> Result<Namespace, Why> {
+    let make = |request| means.child(request);
+    Namespace::start(user, wish.gracefully, means.helper(), make)
 }
 
 fn base(wish: &Wish<'_>) -> Result<PathBuf, Why> {

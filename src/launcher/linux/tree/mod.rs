@@ -143,13 +143,6 @@ impl Tree {
         }
     }
 
-    /// The guard knows it. `gracefully`: the kernel is not to end it in the moment in which the launcher ends.
-    pub(super) fn is_guarded(&self, gracefully: bool) {
-        if let (Some(namespace), true) = (&self.namespace, gracefully) {
-            namespace.say(protocol::INIT_GUARDED);
-        }
-    }
-
     /// It is to live on.
     pub(super) fn let_go(&self) {
         if let Some(namespace) = &self.namespace {

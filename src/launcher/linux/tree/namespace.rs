@@ -33,9 +33,11 @@ pub(in super::super) struct Namespace {
 const INIT_NAME: &[u8] = b"captive-init\n";
 
 impl Namespace {
-    /// Makes one. `make` makes a child.
+    /// Makes one. `gracefully`: the launcher's end is not its own; until the guard knows it, the end of the pipe is.
+    /// `make` makes a child.
     pub(super) fn start(
         user: bool,
+        gracefully: bool,
         helper: &Helper,
         make: impl FnOnce(Request) -> Result<Made, Errno>,
     ) -> Result<Self, Why> {
@@ -64,9 +66,9 @@ impl Namespace {
         if user {
             flags |= libc::CLONE_NEWUSER;
         }
-        // Until the guard knows it, whatever is to be then: the launcher's end is its own.
-        let request = Request::helper(program.as_raw_fd(), argv, given, libc::SIGKILL)
-            .in_new_namespaces(flags);
+        let signal = if gracefully { 0 } else { libc::SIGKILL };
+        let request =
+            Request::helper(program.as_raw_fd(), argv, given, signal).in_new_namespaces(flags);
         let what = if user {
             "clone with CLONE_NEWUSER and CLONE_NEWPID"
         } else {
