@@ -22,6 +22,12 @@ use crate::support::needs::example;
 use crate::support::process::{Reaped, readable_within};
 use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 
+mod adopted;
+mod appliance;
+mod nbd_harness;
+
+pub use adopted::role as adopter;
+
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const DAEMON: &str = "captive-daemon";
@@ -32,7 +38,9 @@ const NEEDS_ROOT: &[Need] = &[Need::Example(DAEMON), Need::Root];
 const A_WHILE: Duration = Duration::from_secs(1);
 
 pub fn tests() -> Vec<Trial> {
-    vec![
+    let mut trials = appliance::tests();
+    trials.extend(nbd_harness::tests());
+    trials.extend([
         test(
             "examples::daemon_ends_with_its_parent",
             NEEDS,
@@ -60,7 +68,8 @@ pub fn tests() -> Vec<Trial> {
         test("examples::run_with_help", NEEDS, help),
         test("examples::bad_options", NEEDS, bad_options),
         test("examples::channel", &[Need::Example("channel")], channel),
-    ]
+    ]);
+    trials
 }
 
 /// An example below a launcher.

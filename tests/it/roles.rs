@@ -22,6 +22,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
         Some("launcher") => launcher::launch(&args),
         Some("denied") => launcher::denied(&args),
         Some("examples-launcher") => examples::launcher(&args),
+        Some("examples-adopter") => crate::examples::adopter(&args),
         Some("odd") => transparency::odd(&args),
         Some("count") => transparency::count(&args),
         Some("signal") => transparency::signal(&args),

@@ -16,6 +16,8 @@ pub enum Need {
     /// An example, built beside the tests: `cargo test --all-features` builds them all, `--test it`
     /// none.
     Example(&'static str),
+    /// What `tests/appliance/build` makes; `tests/run` runs it.
+    Appliance,
     /// A test that takes long: run under `CAPTIVE_LONG=1` only, skipped otherwise, under CI too.
     Long,
     /// Cgroups of version 2, which this process may make below its own.
@@ -32,6 +34,7 @@ impl Need {
             Self::Root => nix::unistd::geteuid().is_root(),
             Self::Program(name) => find_program(name),
             Self::Example(name) => example(name).is_file(),
+            Self::Appliance => appliance().join("initrd").is_file(),
             Self::Long => std::env::var_os("CAPTIVE_LONG").is_some_and(|v| v == "1"),
             Self::Cgroups => cgroups::Group::new(cgroups::version_2(), &[]).is_ok(),
             Self::PidsCgroup => cgroups::version_1("pids").is_some(),
@@ -63,6 +66,20 @@ pub fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("/proc");
     let profile = tests.parent().and_then(Path::parent).expect("deps");
     profile.join("examples").join(name)
+}
+
+/// The folder where `tests/appliance/build` leaves `kernel` and `initrd`.
+pub fn appliance() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let cache = variable("CAPTIVE_CACHE").map_or_else(
+        || {
+            let home = || Path::new(&variable("HOME").unwrap_or_default()).join(".cache");
+            let cache = variable("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+            cache.join("captive")
+        },
+        PathBuf::from,
+    );
+    cache.join("appliance/current")
 }
 
 /// A test by name, with what it needs.
