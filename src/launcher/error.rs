@@ -149,6 +149,12 @@ pub enum SpawnStep {
     RunWith(Step),
     /// execve(2).
     Exec,
+    /// Making the sockets on which a child of std's tells the launcher of itself.
+    StdReport,
+    /// A look at the parent by a child of std's: it is another's, or the launcher has ended.
+    LookAtParent,
+    /// What std does: its fork, its part in the child, its exec, hooks of the caller's.
+    StdSpawn,
 }
 
 impl fmt::Display for SpawnStep {
@@ -177,6 +183,9 @@ impl fmt::Display for SpawnStep {
             Self::Signals => f.write_str("setting up the signals"),
             Self::RunWith(step) => step.fmt(f),
             Self::Exec => f.write_str("exec"),
+            Self::StdReport => f.write_str("making the child's sockets"),
+            Self::LookAtParent => f.write_str("looking at the parent"),
+            Self::StdSpawn => f.write_str("std's spawn"),
         }
     }
 }

@@ -90,6 +90,7 @@ mod error;
 mod events;
 mod exit;
 mod ready;
+mod std_command;
 mod stdio;
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
@@ -115,6 +116,7 @@ pub use error::{CaptiveError, SpawnError, SpawnStep};
 pub use events::{Event, Events, EventsError, events};
 pub use exit::{EndedBy, ExitReport, ExitStatus, Usage};
 pub use ready::{Readiness, Ready, ReadyError, Stream};
+pub use std_command::CommandExt;
 pub use stdio::Stdio;
 
 /// Whether captives can be launched on this system; asking changes nothing.

@@ -49,6 +49,14 @@ pub(super) fn spawn(
     ))
 }
 
+pub(super) fn spawn_std(
+    _command: &mut std::process::Command,
+) -> Result<std::process::Child, SpawnError> {
+    Err(SpawnError::Unsupported(
+        "the launcher is for Linux on x86-64 and aarch64",
+    ))
+}
+
 impl Handle {
     pub(super) fn id(&self) -> u32 {
         match *self {}

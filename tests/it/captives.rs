@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 
 use crate::support::{HANG, Outcome, Tag, output};
 
+mod adapters;
 mod command;
 mod containment;
 mod death;
@@ -24,6 +25,7 @@ mod trees;
 pub fn tests() -> Vec<Trial> {
     let mut trials = command::tests();
     trials.extend(containment::tests());
+    trials.extend(adapters::tests());
     trials.extend(death::tests());
     trials.extend(events::tests());
     trials.extend(handle::tests());
@@ -37,6 +39,7 @@ pub fn tests() -> Vec<Trial> {
 /// The roles of these tests: the first argument says whose.
 pub fn role(args: &[OsString]) -> i32 {
     match args[0].to_str() {
+        Some("adapters") => adapters::role(&args[1..]),
         Some("command") => command::role(&args[1..]),
         Some("containment") => containment::role(&args[1..]),
         Some("death") => death::role(&args[1..]),

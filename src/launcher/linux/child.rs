@@ -229,7 +229,7 @@ fn go_there(request: &Request) -> Result<(), (u32, Errno)> {
 }
 
 /// 0 stands for no failure; an errno that nix does not know comes as one.
-fn number_of(errno: Errno) -> i32 {
+pub(super) fn number_of(errno: Errno) -> i32 {
     match errno as i32 {
         0 => libc::EIO,
         errno => errno,

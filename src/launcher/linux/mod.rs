@@ -42,6 +42,7 @@ mod runtime;
 mod slot;
 mod spawner;
 mod stage;
+mod std_child;
 mod stuck;
 mod tree;
 
@@ -56,6 +57,7 @@ use ready::Watch;
 #[cfg(feature = "tokio")]
 pub(super) use ready::{LAST_WORDS, Look, PAUSE};
 use runtime::Runtime;
+pub(super) use std_child::spawn_std;
 #[cfg(feature = "cli")]
 pub(crate) use tree::Tree;
 

@@ -25,6 +25,8 @@ pub(super) struct Process {
     pid: i32,
     pidfd: OwnedFd,
     message: Message,
+    /// Whoever launched it reaps it.
+    is_anothers: bool,
     /// What ends with it.
     tree: Option<Arc<Tree>>,
     /// What has been sent to end it; how it ended.
@@ -45,6 +47,7 @@ impl Process {
             pid,
             pidfd,
             message,
+            is_anothers: false,
             tree,
             outcome: Outcome::new(EndedBy::Itself),
         }
@@ -59,6 +62,18 @@ impl Process {
             ..Message::default()
         };
         Self::new(made, message, None)
+    }
+
+    /// One that is to be known until its end, and never reaped.
+    pub(super) fn of_another(made: Made, message: Message) -> Self {
+        Self {
+            is_anothers: true,
+            ..Self::new(made, message, None)
+        }
+    }
+
+    pub(super) fn is_anothers(&self) -> bool {
+        self.is_anothers
     }
 
     pub(super) fn id(&self) -> u64 {

@@ -98,7 +98,7 @@ impl Reaper {
         Ok(())
     }
 
-    /// Takes over a process that nobody waits for any more.
+    /// Takes over a process that nobody waits for any more; of another's, sees only that it has ended.
     pub(super) fn take(&self, process: Arc<Process>) {
         self.tell(New::Process(process));
     }
@@ -405,11 +405,27 @@ impl Thread {
         self.watch_guard();
     }
 
+    /// Its status is for whoever launched it.
+    fn forget_another(&mut self, id: u64) {
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        if sys::poll_within(process.as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true) {
+            self.runtime.guard().forget(id);
+            self.processes.remove(&id);
+        } else {
+            self.unwatched.push(id);
+        }
+    }
+
     fn reap(&mut self, id: u64) {
         let Some(process) = self.processes.get(&id) else {
             return;
         };
         sys::epoll_remove(self.set.as_fd(), process.as_fd().as_raw_fd());
+        if process.is_anothers() {
+            return self.forget_another(id);
+        }
         // A failure to wait would be one for ever.
         let report = process.try_wait();
         if matches!(report, Ok(None)) {

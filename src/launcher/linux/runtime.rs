@@ -33,10 +33,10 @@ pub(super) struct Runtime {
 }
 
 /// How often a captive whose guard cannot be told is launched with another guard.
-const GUARD_TRIES: u32 = 3;
+pub(super) const GUARD_TRIES: u32 = 3;
 
 /// How long it may take until there is room for a message again.
-const ROOM: Duration = Duration::from_millis(10);
+pub(super) const ROOM: Duration = Duration::from_millis(10);
 
 impl Runtime {
     /// The one of the calling process. A forked child has another, since it has none of the threads: no
@@ -87,6 +87,11 @@ impl Runtime {
         &self.reaper
     }
 
+    /// A number that no captive of this process has.
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(super) fn spawn(
         &'static self,
         command: &Command,
@@ -118,7 +123,7 @@ impl Runtime {
     ) -> Result<(Arc<Process>, Pipes), SpawnError> {
         let mut tries = 0;
         loop {
-            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let id = self.next_id();
             let Prepared { request, pipes } =
                 Request::prepare(command, defaults, id, &self.helper, tree, extra)?;
             let failed = |step: SpawnStep, errno: Errno| SpawnError::Step {

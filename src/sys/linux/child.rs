@@ -136,6 +136,26 @@ pub(crate) fn message_sockets() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((a, b))
 }
 
+/// The number that no other socket has or will have; SO_COOKIE of getsockopt(2). ENOTSOCK of anything else; 0 where sockets
+/// have none (not Linux's own).
+pub(crate) fn socket_cookie(fd: RawFd) -> Result<u64, Errno> {
+    let mut cookie = 0_u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    let args = [
+        int_arg(fd),
+        int_arg(libc::SOL_SOCKET),
+        int_arg(libc::SO_COOKIE),
+        (&raw mut cookie) as usize,
+        (&raw mut size) as usize,
+        0,
+    ];
+    // SAFETY: the kernel writes at most the eight bytes that it is told of, and their count.
+    match unsafe { syscall(libc::SYS_getsockopt, args) } {
+        Err(Errno::ENOPROTOOPT) => Ok(0),
+        answer => answer.map(|_| cookie),
+    }
+}
+
 /// As many descriptors as [`send_with_fds`] sends.
 pub(crate) const MOST_SENT: usize = 4;
 

@@ -96,6 +96,11 @@ impl Tag {
         ))
     }
 
+    /// Its value in the environment, for what is not a command of std's.
+    pub fn value(&self) -> &str {
+        &self.0
+    }
+
     /// A command that carries the tag.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);

@@ -14,9 +14,14 @@ pub struct Scene {
 
 impl Scene {
     pub fn new() -> Fallible<Self> {
+        Self::of(&["death", "launcher"])
+    }
+
+    /// With a launcher of other tests.
+    pub fn of(role: &[&str]) -> Fallible<Self> {
         let tag = Tag::new();
         let mut command = tag.role("captives");
-        command.args(["death", "launcher"]);
+        command.args(role);
         let (session, launcher) = Session::spawn(&mut command)?;
         Ok(Self {
             session,
