@@ -260,7 +260,7 @@ fn no_leak() -> Outcome {
     let mut once = || {
         command
             .spawn_captive()
-            .and_then(|mut child| Ok(child.wait().is_ok()))
+            .map(|mut child| child.wait().is_ok())
     };
     ensure!(once()?, "a child");
     let guard = own_guard()?;
