@@ -11,7 +11,8 @@
 //!   process is privileged and applied in one order, written once.
 //! - `launcher` (feature `launcher`, on by default): the parent's side. `Command` and `Captive` launch
 //!   processes, and with `Containment::Tree` whole trees of them, that cannot outlive their launcher, for
-//!   launchers in the style of libguestfs, VM managers and test harnesses.
+//!   launchers in the style of libguestfs, VM managers and test harnesses. For programs on tokio
+//!   `launcher::tokio` (feature `tokio`), for those that keep std's `Command` `launcher::CommandExt`.
 //! - `clap` (feature `clap`): `--exit-with-parent` and `--run-with OPTIONS` for programs that parse
 //!   their command line with clap's derive. Such a program, written out, is `docs/daemons.md`.
 //! - the program `run-with` (feature `cli`): all of it for programs that know nothing of this crate.

@@ -9,6 +9,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! From async code: the module `tokio` (feature `tokio`). From [`std::process::Command`]: [`CommandExt`], with the first line
+//! of what follows only.
+//!
 //! # What is promised (Linux)
 //!
 //! 1. **The captive dies with the launcher process**, however that ends: SIGKILL, a panic, `exit`,

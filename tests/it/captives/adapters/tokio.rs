@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::super::death::scene::{Scene, ends, kill, lives, stop};
 use super::super::{children, shell, signal};
-use crate::support::process::await_that;
+use crate::support::process::{Reaped, await_that};
 use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
 
 type Test = Pin<Box<dyn Future<Output = Outcome>>>;
@@ -73,7 +73,7 @@ pub fn tests() -> Vec<Trial> {
             }));
         }
     }
-    let named: [(&str, &'static [Need], fn() -> Outcome); 9] = [
+    let named: [(&str, &'static [Need], fn() -> Outcome); 10] = [
         ("cancel-spawn", &[], || in_role("cancel-spawn")),
         ("signal-event", &[], || in_role("signal-event")),
         ("no-leak", &[], || in_role("no-leak")),
@@ -83,6 +83,7 @@ pub fn tests() -> Vec<Trial> {
         ("launcher-killed", &[Need::Root], launcher_killed),
         ("guard-then-launcher-killed", &[Need::Root], guard_killed),
         ("detach", &[], detach),
+        ("example", &[Need::Root, EXAMPLE], example),
     ];
     for (name, needs, body) in named {
         let name = format!("captives::adapters::tokio::{name}");
@@ -917,6 +918,30 @@ fn guard_killed() -> Outcome {
     }
     ends("the new guard", &new)?;
     scene.nothing_left()
+}
+
+const EXAMPLE: Need = Need::Example("launch_async");
+
+fn example() -> Outcome {
+    let tag = Tag::new();
+    let program = crate::support::needs::example("launch_async");
+    let mut command = tag.command(program.to_str().ok_or("a name")?);
+    let done = output(command.args(["sh", "-c", "exit 3"]))?;
+    ensure!(done.stdout == b"exit status 3\n", "{done:?}");
+    let mut command = tag.command(program.to_str().ok_or("a name")?);
+    command
+        .args(["sleep", "600"])
+        .stdout(std::process::Stdio::piped());
+    let mut launcher = Reaped(command.spawn()?);
+    let sleeping = tag.await_process("sleep")?;
+    Witness::of(launcher.0.id() as i32)?.signal(libc::SIGTERM);
+    ends("the command", &sleeping)?;
+    ensure!(launcher.0.wait()?.success(), "the example failed");
+    let mut said = String::new();
+    let mut stdout = launcher.0.stdout.take().ok_or("no pipe")?;
+    std::io::Read::read_to_string(&mut stdout, &mut said)?;
+    ensure!(said.ends_with("in order\nkilled by TERM\n"), "{said:?}");
+    Ok(())
 }
 
 fn detach() -> Outcome {
