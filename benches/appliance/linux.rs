@@ -274,7 +274,7 @@ impl Bench {
         let qemu = await_qemu(pid);
         // Whoever looks every two seconds is to be met at any moment of these.
         std::thread::sleep(Duration::from_millis(300) + random.below(Duration::from_secs(2)));
-        assert!(!readable(&qemu, Duration::ZERO), "QEMU has ended before");
+        assert!(!has_ended(&qemu), "QEMU has ended before");
         let others: Vec<OwnedFd> = descendants(pid).into_iter().filter_map(pidfd).collect();
 
         let killed = Instant::now();
@@ -284,16 +284,9 @@ impl Bench {
         let gone = readable(&qemu, NEVER);
         into.times.push(gone.then(|| killed.elapsed()));
 
-        let deadline = Instant::now() + NEVER;
-        for process in &others {
-            let limit = deadline.saturating_duration_since(Instant::now());
-            if !readable(process, limit) {
-                into.left.processes += 1;
-                signal_kill(process);
-                assert!(readable(process, NEVER), "unkillable");
-            }
-        }
-        reap_the_adopted();
+        into.left.processes += await_ends(&others);
+        others.iter().for_each(signal_kill);
+        assert_eq!(await_ends(&others), 0, "unkillable");
         count(it.files.path(), &mut into.left);
     }
 }
@@ -326,10 +319,7 @@ impl Drop for Reaped {
             let _ = self.0.kill();
             let _ = self.0.wait();
             all.iter().for_each(signal_kill);
-            for process in &all {
-                readable(process, NEVER);
-            }
-            reap_the_adopted();
+            await_ends(&all);
         }
     }
 }
@@ -408,9 +398,22 @@ fn readable(fd: &impl AsRawFd, limit: Duration) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as i32) == 1 }
 }
 
-/// They have ended.
-fn reap_the_adopted() {
-    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+fn has_ended(process: &OwnedFd) -> bool {
+    readable(process, Duration::ZERO)
+}
+
+/// How many have not ended within [`NEVER`]. Those that became our children are reaped meanwhile, as an init does: the
+/// init of a PID namespace waits for that.
+fn await_ends(processes: &[OwnedFd]) -> usize {
+    let deadline = Instant::now() + NEVER;
+    loop {
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+        let left = processes.iter().filter(|it| !has_ended(it)).count();
+        if left == 0 || Instant::now() >= deadline {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// What is in the folder that was the launcher's alone.
