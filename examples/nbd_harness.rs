@@ -173,7 +173,7 @@ impl fmt::Display for HarnessError {
             Self::Captive(error) => error.fmt(f),
             Self::Socket(number, _) => write!(f, "the socket of server {number} failed"),
             Self::Greeting(number, bytes) => {
-                write!(f, "server {number} said {:?}", bytes.escape_ascii())
+                write!(f, "server {number} said {}", bytes.escape_ascii())
             }
             Self::Panic => f.write_str("a thread panicked"),
         }

@@ -52,7 +52,8 @@
 //! - A tree of marks, or in a cgroup, has no second line but for its main process: see [`Containment`].
 //! - A child that the launcher forks without exec has a copy of the pipe that keeps the init of a PID namespace alive, and of
 //!   the lock on a cgroup. If launcher and guard are killed together, what is left of a tree that was to end gracefully,
-//!   or with an order, is left until that child ends too.
+//!   or with an order, is left until that child ends too; if the launcher is killed in the middle of such a launch, an init
+//!   with nothing in its namespace.
 //! - A set-user-ID program of an unprivileged launcher cannot be signalled by it, nor by its guard.
 //! - What Linux keeps for each thread (processor affinity, nice value, namespaces, seccomp filters, dropped
 //!   capabilities) a captive has from the *spawner thread*, which has it from the thread that first needed one.
