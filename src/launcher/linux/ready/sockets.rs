@@ -88,7 +88,8 @@ impl Sockets {
             let (mut name, mut on) = (&[][..], None);
             for (kind, value) in attributes(message.get(16..).unwrap_or_default()) {
                 match kind {
-                    NAME => name = value,
+                    // With its NUL, as bind(2) keeps it.
+                    NAME => name = value.strip_suffix(&[0]).unwrap_or(value),
                     // struct unix_diag_vfs: inode, device.
                     FILE => on = word_at(value, 0).zip(word_at(value, 4)),
                     _ => {}
