@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use captive::launcher::{
@@ -115,9 +116,16 @@ impl Place {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, nor will: below those that the kernel chooses from, each once.
 fn free_port() -> Fallible<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id() * 97 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(10_000 + next % 20_000)?;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return Ok(port);
+        }
+    }
 }
 
 fn is_ready(captive: &Captive) -> Fallible<Readiness> {
@@ -151,14 +159,32 @@ fn not_ready(captive: &Captive) -> Fallible<(Option<String>, Vec<u8>)> {
     }
 }
 
-/// It is not ready, and there is another of what was looked for.
+/// It is not ready, and there is another of what was looked for, or soon will be.
 fn another_is_there(captive: &Captive, says: &str) -> Outcome {
-    let (instead, _) = not_ready(captive)?;
-    ensure!(
-        instead.as_ref().is_some_and(|text| text.contains(says)),
-        "{instead:?}"
-    );
-    Ok(())
+    let deadline = Instant::now() + HANG;
+    loop {
+        match not_ready(captive)?.0 {
+            None if Instant::now() < deadline => {}
+            Some(instead) if instead.contains(says) => return Ok(()),
+            instead => return Err(format!("{instead:?}").into()),
+        }
+    }
+}
+
+/// It is not ready when so much was read of it.
+fn not_ready_by(captive: &Captive, expected: &[u8]) -> Outcome {
+    let deadline = Instant::now() + HANG;
+    loop {
+        let (instead, output) = not_ready(captive)?;
+        ensure!(instead.is_none(), "{instead:?}");
+        ensure!(
+            expected.starts_with(&output) && Instant::now() < deadline,
+            "{output:?}"
+        );
+        if output == expected {
+            return Ok(());
+        }
+    }
 }
 
 /// It is not ready, and there is none.
@@ -235,9 +261,7 @@ fn kind_with(kind: Kind, containment: Containment) -> Outcome {
     ended_first(&captive)?;
 
     let captive = command(&["out", "before\n", "for-ever"])?.spawn()?;
-    let (instead, output) = not_ready(&captive)?;
-    ensure!(instead.is_none(), "{instead:?}");
-    ensure!(!is_line || output == b"before\n", "{output:?}");
+    not_ready_by(&captive, if is_line { b"before\n" } else { b"" })?;
     let killed = std::thread::scope(|scope| {
         let ended = scope.spawn(|| ended_first(&captive).map_err(|error| error.to_string()));
         let killed = captive.kill();

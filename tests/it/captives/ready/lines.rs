@@ -164,8 +164,7 @@ fn there_twice() -> Outcome {
 fn without_its_end() -> Outcome {
     let place = Place::new()?;
     let captive = with(&place, Stream::Stdout, "up", &["out", "x\nup", "for-ever"])?;
-    let (_, output) = not_ready(&captive)?;
-    ensure!(output == b"x\nup", "{output:?}");
+    not_ready_by(&captive, b"x\nup")?;
     let captive = with(&place, Stream::Stdout, "up", &["out", "up", "exit", "3"])?;
     let (report, output) = ended_first(&captive)?;
     ensure!(report.status() == ExitStatus::Exited(3), "{report:?}");
@@ -178,10 +177,8 @@ fn after_a_time_out() -> Outcome {
     let place = Place::new()?;
     let steps = ["out", "first\nit is", "await", "out", " up\n", "for-ever"];
     let mut captive = with(&place, Stream::Stdout, "it is up", &steps)?;
-    let (_, output) = not_ready(&captive)?;
-    ensure!(output == b"first\nit is", "{output:?}");
-    let (_, output) = not_ready(&captive)?;
-    ensure!(output == b"first\nit is", "{output:?}");
+    not_ready_by(&captive, b"first\nit is")?;
+    not_ready_by(&captive, b"first\nit is")?;
     go_on(&mut captive)?;
     let readiness = is_ready(&captive)?;
     ensure!(readiness.output == b"first\nit is up\n", "{readiness:?}");
@@ -198,8 +195,7 @@ fn of_another_kind() -> Outcome {
             "it is up",
             &["out", said, "for-ever"],
         )?;
-        let (_, output) = not_ready(&captive)?;
-        ensure!(output == said.as_bytes(), "{output:?}");
+        not_ready_by(&captive, said.as_bytes())?;
     }
     let script = "printf '\\377\\376it is up\\r\\n\\n'; exec sleep 1000";
     let captive = shell(script)

@@ -232,7 +232,41 @@ fn two_file_systems() -> Outcome {
             "not the same number"
         );
         none_is_there(&captive)?;
-        end(&captive)
+        end(&captive)?;
+
+        // One that says other numbers to stat(2) than the kernel has.
+        for name in ["lower", "one/upper", "one/work", "merged"] {
+            fs::create_dir(place.path(name))?;
+        }
+        let options = std::ffi::CString::new(format!(
+            "lowerdir={},upperdir={},workdir={}",
+            place.text("lower"),
+            place.text("one/upper"),
+            place.text("one/work")
+        ))?;
+        let merged = std::ffi::CString::new(place.text("merged"))?;
+        let kind = c"overlay".as_ptr();
+        call(unsafe { libc::mount(none, merged.as_ptr(), kind, 0, options.as_ptr().cast()) })?;
+        let path = place.text("merged/socket");
+        let steps = ["chdir", &place.text("merged"), "unix", &path, "for-ever"];
+        let captive = place.spawn(Ready::UnixListener(path.clone().into()), &steps)?;
+        let answer = is_ready(&captive);
+        end(&captive)?;
+        let other = place.text("merged/other");
+        drop(UnixListener::bind(&other)?);
+        let captive = place.spawn(
+            Ready::UnixListener(other.into()),
+            &[
+                "unix",
+                &stale.with_extension("x").to_str().unwrap().to_owned(),
+                "for-ever",
+            ],
+        )?;
+        let none = none_is_there(&captive);
+        end(&captive)?;
+        unsafe { libc::umount2(merged.as_ptr(), libc::MNT_DETACH) };
+        answer?;
+        none
     })();
     for path in mounted {
         unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
