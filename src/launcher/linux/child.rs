@@ -70,7 +70,15 @@ impl Progress {
         }
     }
 
-    fn check_wanted(&self) -> Result<(), Errno> {
+    /// For another child: this one has ended before its first instruction, and has been reaped.
+    pub(super) fn begin_again(&self) {
+        self.pidfd.store(-1, Ordering::SeqCst);
+        self.entered.store(0, Ordering::SeqCst);
+        self.errno.store(0, Ordering::SeqCst);
+        self.step.store(CLONE, Ordering::SeqCst);
+    }
+
+    pub(super) fn check_wanted(&self) -> Result<(), Errno> {
         if self.abandoned.load(Ordering::SeqCst) {
             Err(Errno::ECANCELED)
         } else {
@@ -176,7 +184,7 @@ pub(super) fn make(
 ) -> Result<i32, Errno> {
     let parent = if sibling { libc::CLONE_PARENT } else { 0 };
     let flags = request.flags | u64::from(parent.unsigned_abs());
-    let cgroup = request.cgroup;
+    let cgroup = request.cgroup.filter(|_| !request.joins_cgroup);
     let born = |request: &mut Request, cgroup| {
         sys::clone_child(stack, half, flags, cgroup, progress.pidfd(), || {
             run(request, progress)

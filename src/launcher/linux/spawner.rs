@@ -250,6 +250,31 @@ fn make(
         Some(stack) => stack,
         None => stack.insert(GuardedStack::for_child().map_err(clone_failed)?),
     };
+    let made = make_once(stack, request, progress);
+    // Linux 6.18 kills at its birth a child that is born into another cgroup than its parent's, if cgroup.kill has
+    // ever been written in the parent's (the two have counted different kills). It can move there itself.
+    let born_dead = matches!(&made, Err(failed) if failed.errno == Errno::ECANCELED)
+        && !progress.has_begun()
+        && progress.check_wanted().is_ok();
+    if born_dead && request.cgroup.is_some() && !request.joins_cgroup {
+        drop(made);
+        request.joins_cgroup = true;
+        progress.begin_again();
+        return make_once(stack, request, progress);
+    }
+    made
+}
+
+fn make_once(
+    stack: &GuardedStack,
+    request: &mut Request,
+    progress: &Progress,
+) -> Result<Made, Failed> {
+    let clone_failed = |errno| Failed {
+        step: child::CLONE,
+        errno,
+        _pidfd: None,
+    };
     // No handler of the launcher's may run in the child, on shared memory.
     let mask = sys::set_signal_mask(sys::ALL_SIGNALS).map_err(clone_failed)?;
     let made = if request.namespace.is_some() {

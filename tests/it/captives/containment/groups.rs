@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
         delegated_and_no_namespaces()
     }),
     ("cgroup-not-delegated", CGROUP, not_delegated),
+    ("cgroup-killed-before", CGROUP, killed_before),
     ("cgroups-of-the-captive's", CGROUP, of_the_captives),
     ("cgroup-of-somebody-else's-name", CGROUP, other_names),
     ("cgroup-left-over", CGROUP, left_over),
@@ -239,6 +240,24 @@ fn not_delegated() -> Outcome {
         ensure!(error.available == by_name, "{:?}", error.available);
         let found = chosen(&mut contained(Command::new("true"), Containment::Tree))?;
         ensure!(found == Containment::UserNamespace, "{found}");
+        nothing_left()
+    });
+    leave()?;
+    done?;
+    group.is_empty()
+}
+
+/// cgroup.kill has been written in the launcher's cgroup before it came: some kernels kill what is born from there into another.
+fn killed_before() -> Outcome {
+    let group = Group::new()?;
+    fs::write(group.path.join("cgroup.kill"), "1")?;
+    group.enter()?;
+    let done = forked(|| {
+        for containment in [Containment::Cgroup, Containment::PidNamespace] {
+            let mut command = contained(Command::new("true"), containment);
+            let found = chosen(command.cgroup(&group.path))?;
+            ensure!(found == containment, "{found}");
+        }
         nothing_left()
     });
     leave()?;

@@ -258,7 +258,7 @@ fn two_file_systems() -> Outcome {
             Ready::UnixListener(other.into()),
             &[
                 "unix",
-                &stale.with_extension("x").to_str().unwrap().to_owned(),
+                stale.with_extension("x").to_str().unwrap(),
                 "for-ever",
             ],
         )?;
