@@ -44,6 +44,16 @@
 //!
 //! As [`launcher`](super#platforms).
 
+#![cfg_attr(
+    not(all(target_os = "linux", captive_helper)),
+    allow(
+        unreachable_code,
+        unused_variables,
+        unused_mut,
+        reason = "there is no value of the platform's handle"
+    )
+)]
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
