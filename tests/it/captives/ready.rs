@@ -20,7 +20,7 @@ use libtest_mimic::Trial;
 use super::steps::{self, CONTAINMENTS, doing, doing_by_descriptor, end, needs_of};
 use super::{in_role, shell};
 use crate::support::process::{await_that, readable_within, state};
-use crate::support::{Fallible, HANG, Need, Outcome, Tag, Witness, test};
+use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, test};
 
 mod lines;
 mod notifications;

@@ -85,12 +85,17 @@ fn of_a_child_that_has_ended() -> Outcome {
 
 /// The variable that a captive has.
 fn address_of(captive: &Captive) -> Fallible<String> {
-    let environment = fs::read(format!("/proc/{}/environ", captive.id()))?;
-    let text = String::from_utf8_lossy(&environment).into_owned();
-    text.split('\0')
-        .find_map(|entry| entry.strip_prefix("NOTIFY_SOCKET="))
-        .map(ToOwned::to_owned)
-        .ok_or_else(|| format!("no NOTIFY_SOCKET in {text:?}").into())
+    let path = format!("/proc/{}/environ", captive.id());
+    let mut found = None;
+    // The kernel lets the launcher go on a moment before the environment is the new one.
+    await_that("NOTIFY_SOCKET", || {
+        let environment = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&environment).into_owned();
+        let mut entries = text.split('\0');
+        found = entries.find_map(|entry| Some(entry.strip_prefix("NOTIFY_SOCKET=")?.to_owned()));
+        found.is_some()
+    })?;
+    found.ok_or_else(|| "none".into())
 }
 
 /// The test itself, which is no descendant; before the captive, and while it is waited for.
