@@ -42,6 +42,9 @@ impl AsFd for Cgroup {
 /// Every cgroup has it.
 const PROCS: &str = "cgroup.procs";
 
+/// Others may look at the files in it, and not open it: they could take its lock.
+const MODE: Mode = Mode::S_IRWXU.union(Mode::S_IXGRP).union(Mode::S_IXOTH);
+
 /// How often a name is taken before it is given up.
 const TRIES: u32 = 100;
 
@@ -62,8 +65,7 @@ impl Cgroup {
             let number = next_number();
             let name = CString::new(Name::of(number).bytes()).unwrap_or_default();
             let path = base.join(OsStr::from_bytes(name.as_bytes()));
-            match nix::sys::stat::mkdirat(&parent, name.as_c_str(), Mode::from_bits_truncate(0o755))
-            {
+            match nix::sys::stat::mkdirat(&parent, name.as_c_str(), MODE) {
                 Ok(()) => {}
                 Err(Errno::EEXIST) => continue,
                 Err(errno) => return Err((format!("mkdir {}", path.display()), Some(errno))),
@@ -123,7 +125,7 @@ impl Cgroup {
 
     /// Nobody is to end what is in it.
     pub(super) fn let_go(&self) {
-        let _ = fchmod(&self.directory, Mode::from_bits_truncate(0o1755));
+        let _ = fchmod(&self.directory, MODE.union(Mode::S_ISVTX));
     }
 }
 
