@@ -37,12 +37,16 @@ pub enum Containment {
     /// The captive and all its descendants, however they daemonise, by the first mechanism of the table above from
     /// which there is no escape; else an error.
     Tree,
-    /// A PID namespace; pid_namespaces(7). It cannot be left, and the kernel ends everything in it when its init ends,
+    /// A PID namespace; pid_namespaces(7). No process in it can leave it, and the kernel ends everything in it when its init ends,
     /// which is this crate's: a process that only waits, and ends when launcher and guard are gone.
     ///
     /// Needs CAP_SYS_ADMIN and Linux 5.8. In it the captive has another pid for itself, and its parent is 0; `/proc`
     /// is still the launcher's, so that a pid and a number there differ (`/proc/self` is right). No mount
     /// namespace is made: what the captive mounts is there for all.
+    ///
+    /// It is no sandbox: through that `/proc` a process of root's, or of the launcher's own user, may reach into
+    /// processes outside, and one inside may trace the init, which then does not end by itself when launcher *and*
+    /// guard are killed in the same instant (the guard's SIGKILL ends it all the same).
     PidNamespace,
     /// The same in a user namespace, for a launcher without privileges; user_namespaces(7). The captive has the
     /// launcher's user and group; all others are unknown there, so that set-user-ID programs (sudo, fusermount) have

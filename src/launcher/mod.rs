@@ -41,7 +41,7 @@
 //! | forks | nothing happens; in the child every [`Captive`] is inert ([`CaptiveError::Forked`], and a drop does nothing), and captives which the child starts are its own |
 //! | daemonises (forks and exits) | they end: the process that launched them has. Daemonise first |
 //! | executes another program | they end: the threads and descriptors that hold them are gone. If a child that the launcher had forked without exec still has its copies of those, one that has changed its user by itself ends with that child |
-//! | ignores SIGCHLD, or waits for any child (`waitpid(-1)`) | their status is read from the pidfd (Linux 6.15), else it is [`ExitStatus::Unknown`]. Such a wait may also return the guard, a child like any other |
+//! | ignores SIGCHLD, or waits for any child (`waitpid(-1)`) | their status is read from the pidfd (Linux 6.15), else it is [`ExitStatus::Unknown`]. Such a wait may also return the guard, the init of a captive's PID namespace, and a process that only entered one: children like any other |
 //!
 //! # What is not promised
 //!

@@ -34,8 +34,10 @@ pub(super) struct Progress {
     pidfd: AtomicI32,
     /// Nobody waits for it any more.
     abandoned: AtomicBool,
-    /// The pid of the child that was made in a namespace, once that has executed its program or ended.
+    /// The pid of the child that was made in a namespace: from its birth on, or, without clone3, from its exec or end.
     entered: AtomicI32,
+    /// Who makes it there has seen it to its exec or end, or has made none.
+    has_left: AtomicBool,
 }
 
 impl Default for Progress {
@@ -46,6 +48,7 @@ impl Default for Progress {
             pidfd: AtomicI32::new(-1),
             abandoned: AtomicBool::new(false),
             entered: AtomicI32::new(0),
+            has_left: AtomicBool::new(false),
         }
     }
 }
@@ -74,6 +77,7 @@ impl Progress {
     pub(super) fn begin_again(&self) {
         self.pidfd.store(-1, Ordering::SeqCst);
         self.entered.store(0, Ordering::SeqCst);
+        self.has_left.store(false, Ordering::SeqCst);
         self.errno.store(0, Ordering::SeqCst);
         self.step.store(CLONE, Ordering::SeqCst);
     }
@@ -109,7 +113,12 @@ impl Progress {
         }
     }
 
-    /// The pid of the child in a namespace, unless who made it was killed meanwhile.
+    /// Whether who was to make a child in a namespace has come to its end; otherwise it was killed.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::SeqCst)
+    }
+
+    /// The pid of the child in a namespace, if it is known that there is one.
     pub(super) fn entered(&self) -> Option<i32> {
         Some(self.entered.load(Ordering::Acquire)).filter(|pid| *pid > 0)
     }
@@ -185,16 +194,19 @@ pub(super) fn make(
     let parent = if sibling { libc::CLONE_PARENT } else { 0 };
     let flags = request.flags | u64::from(parent.unsigned_abs());
     let cgroup = request.cgroup.filter(|_| !request.joins_cgroup);
-    let born = |request: &mut Request, cgroup| {
-        sys::clone_child(stack, half, flags, cgroup, progress.pidfd(), || {
+    let born = |request: &mut Request, cgroup, pid| {
+        sys::clone_child(stack, half, flags, cgroup, progress.pidfd(), pid, || {
             run(request, progress)
         })
     };
-    match born(request, cgroup) {
+    let pid = sibling.then_some(&progress.entered);
+    match born(request, cgroup, pid) {
         // A filter that does not know clone3, or a kernel that does not know the flag.
-        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL | Errno::E2BIG) if cgroup.is_some() => {
-            request.joins_cgroup = true;
-            born(request, None)
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL | Errno::E2BIG)
+            if cgroup.is_some() || pid.is_some() =>
+        {
+            request.joins_cgroup = cgroup.is_some();
+            born(request, None, None)
         }
         answer => answer,
     }
@@ -216,6 +228,7 @@ pub(super) fn enter(stack: &GuardedStack, request: &mut Request, progress: &Prog
             progress.at(step);
         }
     }
+    progress.has_left.store(true, Ordering::SeqCst);
     sys::exit_group(0)
 }
 

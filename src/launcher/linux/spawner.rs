@@ -196,36 +196,37 @@ fn make_in_namespace(
 ) -> Result<i32, Errno> {
     let own = AtomicI32::new(-1);
     let flags = u64::from(libc::CLONE_FILES.unsigned_abs());
-    let pid = sys::clone_child(stack, Half::Upper, flags, None, &own, || {
+    let pid = sys::clone_child(stack, Half::Upper, flags, None, &own, None, || {
         child::enter(stack, request, progress)
     })?;
     match own.load(Ordering::Acquire) {
         fd if fd >= 0 => sys::reap_pidfd(sys::adopt(fd).as_fd()),
         _ => sys::reap_pid(pid),
     }
-    if let Some(pid) = progress.entered() {
-        return Ok(pid);
-    }
-    if progress
-        .failure()
-        .is_some_and(|(_, errno)| errno != Errno::ECANCELED)
-    {
-        return Err(Errno::ECANCELED);
-    }
-    // Somebody has killed it. What it had made runs on, with our memory: it must end before we go on.
-    progress.abandon();
-    let made = progress.pidfd().load(Ordering::Acquire);
-    if progress.has_begun() {
-        sys::with_raw_fd(made, |child| {
-            let _ = sys::pidfd_send_signal(child, libc::SIGKILL);
-            sys::reap_pidfd(child);
-        });
-    } else if let Some((init, _)) = request.namespace {
-        // It may have made none, or one that has not begun. When the init has ended, so has all there.
-        sys::with_raw_fd(init, |init| {
-            let _ = sys::pidfd_send_signal(init, libc::SIGKILL);
-            while sys::poll_within(init, libc::POLLIN, Duration::from_secs(1)) != Ok(true) {}
-        });
+    match (progress.has_left(), progress.entered()) {
+        (true, Some(pid)) => return Ok(pid),
+        // It says why.
+        (true, None) => {}
+        // Somebody has killed it. The child runs on, with our memory: it must end before we go on.
+        (false, Some(_)) => {
+            progress.abandon();
+            sys::with_raw_fd(progress.pidfd().load(Ordering::Acquire), |child| {
+                let _ = sys::pidfd_send_signal(child, libc::SIGKILL);
+                sys::reap_pidfd(child);
+            });
+        }
+        // The same, where a filter lets no clone3 through, or before there was a child. If there is one, it is in the
+        // namespace: SIGKILL to all there is what the kernel does first when the init ends. That takes until somebody has
+        // reaped it, whose number nobody knows: so not for ever.
+        (false, None) => {
+            progress.abandon();
+            if let Some((init, _)) = request.namespace {
+                sys::with_raw_fd(init, |init| {
+                    let _ = sys::pidfd_send_signal(init, libc::SIGKILL);
+                    let _ = sys::poll_within(init, libc::POLLIN, Duration::from_secs(1));
+                });
+            }
+        }
     }
     Err(Errno::ECANCELED)
 }
@@ -295,8 +296,7 @@ fn make_once(
         Failed {
             step,
             errno,
-            _pidfd: progress
-                .has_begun()
+            _pidfd: (progress.has_begun() || progress.entered().is_some())
                 .then(|| progress.take_pidfd())
                 .flatten(),
         }

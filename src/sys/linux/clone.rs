@@ -54,6 +54,9 @@ pub(crate) enum Half {
 /// processes there; EBUSY: it has controllers enabled for cgroups below it; ENODEV: it has been removed; ENOSYS or
 /// EPERM from a filter that does not know clone3.
 ///
+/// `pid`: where the kernel writes the child's pid once there is one, and before it runs (CLONE_PARENT_SETTID): for a caller
+/// that may be killed before it knows the answer. With clone3 only.
+///
 /// `flags`: CLONE_NEWPID: ENOSPC if a limit of user.max_pid_namespaces or the depth of 32 is reached, EPERM without
 /// CAP_SYS_ADMIN; ENOMEM if the namespace for our children has lost its init. CLONE_NEWUSER: EPERM in a chroot.
 ///
@@ -65,6 +68,7 @@ pub(crate) fn clone_child<F: FnOnce() -> Never>(
     flags: u64,
     cgroup: Option<RawFd>,
     pidfd: &AtomicI32,
+    pid: Option<&AtomicI32>,
     run: F,
 ) -> Result<i32, Errno> {
     extern "C" fn child<F: FnOnce() -> Never>(run: *mut c_void) -> ! {
@@ -86,7 +90,7 @@ pub(crate) fn clone_child<F: FnOnce() -> Never>(
         0
     };
     let argument = (&raw mut run).cast();
-    if cgroup.is_none() && flags < 1 << 32 {
+    if cgroup.is_none() && pid.is_none() && flags < 1 << 32 {
         let pidfd = pidfd.as_ptr() as usize;
         let args = [(flags | exit_signal) as usize, top, pidfd, 0, 0];
         // SAFETY: clone(2): a stack of its own, page-aligned and mapped until after the call, which nobody else
@@ -95,8 +99,9 @@ pub(crate) fn clone_child<F: FnOnce() -> Never>(
     }
     let into = cgroup.map_or(0, |_| CLONE_INTO_CGROUP);
     let clone_args = CloneArgs {
-        flags: flags | into,
+        flags: flags | into | pid.map_or(0, |_| libc::CLONE_PARENT_SETTID as u64),
         pidfd: pidfd.as_ptr() as u64,
+        parent_tid: pid.map_or(0, |pid| pid.as_ptr() as u64),
         exit_signal,
         stack: lowest as u64,
         stack_size: (top - lowest) as u64,

@@ -16,9 +16,9 @@ pub fn kill(directory: i32) {
     }
 }
 
-/// What tells of its becoming empty.
-pub fn events(directory: i32) -> Option<i32> {
-    files::open(directory, b"cgroup.events\0", 0).ok()
+/// What tells of its becoming empty. ENOENT and ENODEV: it has been removed; anything else (EMFILE) says nothing of it.
+pub fn events(directory: i32) -> Result<i32, i32> {
+    files::open(directory, b"cgroup.events\0", 0)
 }
 
 /// Also so where it cannot be read any more: then it has been removed.

@@ -62,8 +62,11 @@ struct Entry {
     /// Its cgroup's directory, and what tells of its being empty.
     cgroup: i32,
     events: i32,
-    /// How many more walks there may be.
+    /// How many more walks there may be, and whether the last found nothing.
     walks: u32,
+    is_quiet: bool,
+    /// Its tree is being ended.
+    is_ending: bool,
     /// All that is left has been sent SIGKILL.
     killed: bool,
 }
@@ -77,6 +80,8 @@ const FREE: Entry = Entry {
     cgroup: -1,
     events: -1,
     walks: 0,
+    is_quiet: false,
+    is_ending: false,
     killed: false,
 };
 
@@ -177,6 +182,8 @@ struct Guard {
     table: Table,
     /// The launcher is gone: nothing more is read.
     ending: bool,
+    /// The socket has been closed: its number may be another file's.
+    refused: bool,
 }
 
 pub fn run() -> ! {
@@ -194,6 +201,7 @@ pub fn run() -> ! {
         epoll: epoll as i32,
         table: Table::new(),
         ending: false,
+        refused: false,
     };
     if guard.watch(GUARD_SOCKET, SOCKET).is_err() || guard.watch(GUARD_LAUNCHER, LAUNCHER).is_err()
     {
@@ -253,7 +261,8 @@ impl Guard {
     /// Waits, at most so many milliseconds (rounded up), and notes what has happened.
     fn wait(&mut self, limit: i64) {
         let walking = self.table.entries().iter().any(|entry| entry.walks > 0);
-        let looking = self.table.entries().iter().any(|entry| entry.events >= 0);
+        let is_looked_at = |entry: &Entry| entry.is_ending && entry.cgroup >= 0;
+        let looking = self.table.entries().iter().any(is_looked_at);
         let limit = if walking || looking {
             limit.min(BETWEEN_LOOKS)
         } else {
@@ -311,14 +320,16 @@ impl Guard {
         if launcher && !self.ending {
             self.read();
             self.ending = true;
-            let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0, 0);
+            if !self.refused {
+                let _ = self.control(EPOLL_CTL_DEL, GUARD_SOCKET, 0, 0);
+            }
             let _ = self.control(EPOLL_CTL_DEL, GUARD_LAUNCHER, 0, 0);
         }
     }
 
     /// Reads all there is; true at the end of file.
     fn read(&mut self) -> bool {
-        loop {
+        while !self.refused {
             match receive() {
                 Received::Nothing => return false,
                 Received::End => return true,
@@ -329,6 +340,7 @@ impl Guard {
                 },
             }
         }
+        false
     }
 
     fn add(&mut self, message: Message, fds: Descriptors) {
@@ -389,6 +401,7 @@ impl Guard {
         const SHUT_RDWR: usize = 2;
         let _ = plain(sys::SHUTDOWN, [int(GUARD_SOCKET), SHUT_RDWR, 0, 0, 0, 0]);
         sys::close(GUARD_SOCKET);
+        self.refused = true;
     }
 
     fn place_of(&mut self, id: u64) -> Option<usize> {
@@ -462,6 +475,11 @@ impl Guard {
         let Some(mut entry) = self.entry(place) else {
             return;
         };
+        if entry.is_ending && entry.cgroup >= 0 && entry.events < 0 {
+            // There was no descriptor free for it before.
+            self.end_cgroup(place, &mut entry);
+            self.put(place, entry);
+        }
         if entry.cgroup >= 0 && entry.events >= 0 && cgroup::is_empty(entry.events) {
             cgroup::remove(entry.cgroup, &Name::of(entry.message.name));
             self.unwatch(&mut entry.events);
@@ -481,24 +499,17 @@ impl Guard {
     fn end_tree_of(&mut self, place: usize, mut entry: Entry) {
         let data = place as u64 * 4;
         entry.killed = true;
+        entry.is_ending = true;
         if entry.init >= 0 {
             if sys::pidfd_send_signal(entry.init, sys::SIGKILL) == Err(sys::ESRCH) {
-                close_place(&mut entry.init);
+                self.unwatch(&mut entry.init);
                 close_place(&mut entry.pipe);
             } else {
                 let _ = self.watch(entry.init, data + INIT);
             }
         }
         if entry.cgroup >= 0 && entry.events < 0 {
-            cgroup::kill(entry.cgroup);
-            match cgroup::events(entry.cgroup) {
-                Some(events) => {
-                    entry.events = events;
-                    let _ = self.control(EPOLL_CTL_ADD, events, EPOLLPRI, data + CGROUP);
-                }
-                // It has been removed.
-                None => close_place(&mut entry.cgroup),
-            }
+            self.end_cgroup(place, &mut entry);
         }
         if entry.message.tree & TREE_MARKED != 0 {
             entry.walks = WALKS;
@@ -506,6 +517,20 @@ impl Guard {
         self.put(place, entry);
         self.look_at_cgroup(place);
         self.walk_once(place);
+    }
+
+    fn end_cgroup(&mut self, place: usize, entry: &mut Entry) {
+        cgroup::kill(entry.cgroup);
+        match cgroup::events(entry.cgroup) {
+            Ok(events) => {
+                entry.events = events;
+                let data = place as u64 * 4 + CGROUP;
+                let _ = self.control(EPOLL_CTL_ADD, events, EPOLLPRI, data);
+            }
+            // It has been removed.
+            Err(sys::ENOENT | sys::ENODEV) => close_place(&mut entry.cgroup),
+            Err(_) => {}
+        }
     }
 
     /// Each tree that is found by its marks, once.
@@ -519,9 +544,12 @@ impl Guard {
         if let Some(mut entry) = self.entry(place) {
             if entry.walks > 0 {
                 entry.walks -= 1;
-                if !marks::kill(&Name::of(entry.message.name)) {
+                let found = marks::kill(&Name::of(entry.message.name));
+                // Twice: one that is just executing a program has no environment to be seen.
+                if !found && entry.is_quiet {
                     entry.walks = 0;
                 }
+                entry.is_quiet = !found;
                 self.put(place, entry);
             }
         }

@@ -5,13 +5,16 @@
 //! has lost both, and the next launcher in the same cgroup ends what is in it and removes it. One that has been let
 //! go has the sticky bit, and is removed when it is empty.
 
+use std::collections::hash_map::RandomState;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -104,15 +107,21 @@ impl Cgroup {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.events().is_none_or(|events| events.say_empty())
+        match self.open_events() {
+            Ok(events) => events.say_empty(),
+            // It has been removed. Anything else (EMFILE) says nothing of it.
+            Err(errno) => [Errno::ENOENT, Errno::ENODEV].contains(&errno),
+        }
     }
 
-    /// What tells of its becoming empty; `None` if it has been removed.
+    /// What tells of its becoming empty; `None` if it has been removed, or where there is no descriptor for it.
     pub(in super::super) fn events(&self) -> Option<Events> {
+        self.open_events().ok()
+    }
+
+    fn open_events(&self) -> Result<Events, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        openat(&self.directory, "cgroup.events", flags, Mode::empty())
-            .ok()
-            .map(|fd| Events(fd.into()))
+        openat(&self.directory, "cgroup.events", flags, Mode::empty()).map(|fd| Events(fd.into()))
     }
 
     /// Removes it and what is below, as far as it is empty.
@@ -170,7 +179,12 @@ impl Events {
 
 /// The number of a new tree: our pid, and one that counts up.
 pub(super) fn next_number() -> u64 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // From anywhere: a launcher that has executed another program has the same pid as before, and processes of before may
+    // still carry a mark.
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| {
+        let random = RandomState::new().build_hasher().finish();
+        AtomicU32::new((random >> 32) as u32)
+    });
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     u64::from(sys::getpid().unsigned_abs()) << 32 | u64::from(number)
 }

@@ -24,7 +24,7 @@ use crate::sys::linux as sys;
 #[derive(Debug)]
 pub(in super::super) struct Namespace {
     init: Arc<Process>,
-    /// The write end: without any, the init ends.
+    /// Our end of a pair of sockets: without any, the init ends.
     pipe: OwnedFd,
     user: bool,
 }
@@ -46,7 +46,7 @@ impl Namespace {
             move |errno: Errno| (what, Some(errno))
         };
         let program = helper.program().map_err(failed("memfd_create"))?;
-        let (read, pipe) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe2"))?;
+        let (pipe, read) = sys::message_sockets().map_err(failed("socketpair"))?;
         let null = nix::fcntl::open(
             "/dev/null",
             OFlag::O_RDWR | OFlag::O_CLOEXEC,
@@ -103,8 +103,8 @@ impl Namespace {
     }
 
     pub(super) fn say(&self, word: u8) {
-        // An init that has ended needs no telling.
-        let _ = nix::unistd::write(&self.pipe, &[word]);
+        // An init that has ended needs no telling, and must not be our end by SIGPIPE.
+        let _ = sys::send_with_fds(self.pipe.as_raw_fd(), &[word], &[]);
     }
 
     /// Of one in which nothing has been made: gone when this returns.

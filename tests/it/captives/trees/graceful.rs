@@ -1,15 +1,13 @@
 //! Another signal than SIGKILL for the main process, and an order.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 
 use libtest_mimic::Trial;
 use tempfile::NamedTempFile;
 
 use super::scene::{ALL, By, Held, KINDS};
-use crate::captives::death::scene::{Scene, ends, inits_of, lives};
-use crate::support::process::{await_that, state};
+use crate::captives::death::scene::{Scene, ends, lives};
 use crate::support::{Fallible, Need, Outcome, test};
 
 /// All of them.
@@ -46,30 +44,11 @@ fn main_first(by: By) -> Outcome {
         by.word()
     );
     let tree = scene.tree(&what)?;
-    await_init(&scene, by, 1)?;
     scene.kill()?;
     tree.end()?;
     let lines = fs::read_to_string(file.path())?;
     ensure!(lines == "a term 3\na end 3\n", "it wrote {lines:?}");
     scene.nothing_left()
-}
-
-/// The init has to have read that the launcher's end is not its own: its pipe is empty, and it sleeps.
-fn await_init(scene: &Scene, by: By, count: usize) -> Outcome {
-    if !by.is_namespace() {
-        return Ok(());
-    }
-    let inits = inits_of(scene.pid());
-    ensure!(inits.len() == count, "the launcher's inits: {inits:?}");
-    for init in inits {
-        let pipe = fs::File::open(format!("/proc/{}/fd/0", init.pid))?;
-        await_that("a word for the init", || {
-            let mut unread = -1;
-            let answer = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
-            answer == 0 && unread == 0 && state(init.pid) == Some('S')
-        })?;
-    }
-    Ok(())
 }
 
 /// One that must be killed: the rest with it.
@@ -82,7 +61,6 @@ fn deaf(by: By) -> Outcome {
         by.word()
     );
     let tree = scene.tree(&what)?;
-    await_init(&scene, by, 1)?;
     scene.kill()?;
     tree.end()?;
     let lines = fs::read_to_string(file.path())?;
@@ -100,7 +78,6 @@ fn order(by: By) -> Outcome {
     let second = scene.tree(&second)?;
     let first = format!("graceful {path} a 0 child daemon grace=60000 {word}");
     let first = scene.tree(&first)?;
-    await_init(&scene, by, 2)?;
     let held = Held::new(first.part("daemon"))?;
     scene.kill()?;
     ends("the first", &first.main)?;
