@@ -38,8 +38,6 @@ pub struct AsyncCaptive {
     /// A copy of its pidfd, readable from its end on.
     pidfd: AsyncFd<OwnedFd>,
     runtime: Handle,
-    /// Whose turn it is to wait until it is ready: what one reads, no other is woken for.
-    turn: ::tokio::sync::Mutex<()>,
 }
 
 /// How long the first of several looks is followed by none.
@@ -103,7 +101,6 @@ impl AsyncCaptive {
             captive,
             pidfd,
             runtime,
-            turn: ::tokio::sync::Mutex::default(),
         })
     }
 
@@ -286,7 +283,6 @@ impl AsyncCaptive {
             captive,
             pidfd,
             runtime,
-            turn,
         } = self;
         // Shared, so that it is not lost with a runtime that is shut down before it begins.
         let shared = Arc::new(Mutex::new(Some(captive)));
@@ -308,7 +304,6 @@ impl AsyncCaptive {
             captive,
             pidfd,
             runtime,
-            turn,
         };
         Err((handle, error))
     }
@@ -395,7 +390,7 @@ impl AsyncCaptive {
         observer: &Observer,
         words: Option<&Arc<OwnedFd>>,
     ) -> Result<Readiness, ReadyError> {
-        let _turn = self.turn.lock().await;
+        // Of this wait's own copy: the event comes to each wait, and what another reads is found by the look after it.
         let news = words.and_then(|fd| {
             let _context = self.runtime.enter();
             register(Arc::clone(fd), Interest::READABLE).ok()

@@ -45,6 +45,8 @@ struct Found {
     is_ready: bool,
     /// What there is that is not it.
     instead: Option<String>,
+    /// How much of the output has been looked at: whole lines.
+    seen: usize,
     /// Nothing more will come.
     closed: bool,
 }
@@ -470,19 +472,14 @@ impl Search<'_> {
                 }
                 Ok(read) => {
                     let new = bytes.get(..read).unwrap_or_default();
-                    // Only what is new, and the line that it goes on with, has not been looked at.
-                    let from = self
-                        .found
-                        .readiness
-                        .output
-                        .iter()
-                        .rposition(|byte| *byte == b'\n');
-                    self.found.readiness.output.extend_from_slice(new);
-                    let unseen = self
-                        .found
-                        .readiness
-                        .output
-                        .get(from.map_or(0, |at| at + 1)..);
+                    let output = &mut self.found.readiness.output;
+                    output.extend_from_slice(new);
+                    if !new.contains(&b'\n') {
+                        continue;
+                    }
+                    // Only lines that have not been looked at.
+                    let unseen = output.get(self.found.seen..);
+                    self.found.seen = output.len() - read + last_end(new);
                     if has_line(unseen.unwrap_or_default()) {
                         return Ok(true);
                     }
@@ -529,6 +526,12 @@ impl Search<'_> {
         self.more = true;
         ready
     }
+}
+
+/// Where the last line ends.
+fn last_end(text: &[u8]) -> usize {
+    let newline = text.iter().rposition(|byte| *byte == b'\n');
+    newline.map_or(0, |place| place + 1)
 }
 
 fn contains(line: &[u8], text: &[u8]) -> bool {

@@ -73,11 +73,12 @@ pub fn tests() -> Vec<Trial> {
             }));
         }
     }
-    let named: [(&str, &'static [Need], fn() -> Outcome); 10] = [
+    let named: [(&str, &'static [Need], fn() -> Outcome); 11] = [
         ("cancel-spawn", &[], || in_role("cancel-spawn")),
         ("signal-event", &[], || in_role("signal-event")),
         ("no-leak", &[], || in_role("no-leak")),
         ("no-runtime", &[], no_runtime),
+        ("no-descriptors", &[], || in_role("no-descriptors")),
         ("runtime-ends", &[], runtime_ends),
         ("polled-from-elsewhere", &[], polled_from_elsewhere),
         ("launcher-killed", &[Need::Root], launcher_killed),
@@ -123,6 +124,7 @@ pub fn role(name: &str) -> Outcome {
         "cancel-spawn" => cancel_spawn(),
         "signal-event" => signal_event(),
         "no-leak" => no_leak(),
+        "no-descriptors" => no_descriptors(),
         _ => Err(format!("no role {name}").into()),
     }
 }
@@ -568,9 +570,11 @@ async fn ready_without_end() -> Outcome {
         matches!(&error, Err(ReadyError::TimedOut { output, .. }) if !output.is_empty()),
         "it was ready"
     );
-    let captive = captive.into_inner().map_err(|(_, error)| error)?;
-    let error = std::thread::spawn(move || captive.wait_ready(limit)).join();
-    let error = error.map_err(|_| "a panic")?;
+    // As fast as can be, and one look.
+    let mut captive = captive.into_inner().map_err(|(_, error)| error)?;
+    let zeroes: std::os::fd::OwnedFd = std::fs::File::open("/dev/zero")?.into();
+    captive.stdout = Some(zeroes.into());
+    let error = captive.wait_ready(Duration::ZERO);
     ensure!(
         matches!(error, Err(ReadyError::TimedOut { .. })),
         "it was ready"
@@ -697,10 +701,15 @@ async fn traced() -> Outcome {
     captive.kill()?;
     ensure!(witness(&captive)?.gone(), "it does not end");
     let early = timeout(SURVIVES, captive.wait()).await;
+    // One that begins when the event has come and gone.
+    let late = timeout(HANG, captive.wait());
+    let mut late = pin!(late);
+    let mut context = Context::from_waker(Waker::noop());
+    ensure!(late.as_mut().poll(&mut context).is_pending(), "a status");
     say.send(())?;
     ensure!(told.recv()?, "it was not traced");
     ensure!(early.is_err(), "a status while it was traced");
-    let report = ended(&captive).await?;
+    let report = late.await??;
     ensure!(killed_by(&report) == Some(libc::SIGKILL), "{report:?}");
     tracer.join().map_err(|_| "a panic".into())
 }
@@ -773,6 +782,46 @@ fn no_leak() -> Outcome {
         await_that("the descriptors as before", || count() <= before)
             .map_err(|error| format!("{kind}: {error}: {} > {before}", count()))?;
     }
+    Ok(())
+}
+
+/// The captive is given back, with pipes that block, whichever copy there is no room for.
+fn no_descriptors() -> Outcome {
+    let runtime = RUNTIMES[0].1();
+    let context = runtime.enter();
+    let mut command = shell("cat; exit 3");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut captive = command.spawn()?;
+    let kind = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let (_, hard) = nix::sys::resource::getrlimit(kind)?;
+    nix::sys::resource::setrlimit(kind, 200, hard)?;
+    let mut fill = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        fill.push(file);
+    }
+    for expected in ["pidfd", "pipes", "pipes"] {
+        let (back, error) = AsyncCaptive::new(captive).err().ok_or("there was room")?;
+        captive = back;
+        let AsyncError::Register { what, errno } = &error else {
+            return Err(error.into());
+        };
+        ensure!(*what == expected, "{what}, not {expected}");
+        ensure!(errno.raw_os_error() == Some(libc::EMFILE), "{errno}");
+        let pipes = (captive.stdin.as_ref(), captive.stdout.as_ref());
+        let (stdin, stdout) = (pipes.0.ok_or("no pipe")?, pipes.1.ok_or("no pipe")?);
+        for fd in [stdin.as_raw_fd(), stdout.as_raw_fd()] {
+            let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+            ensure!(
+                flags & libc::O_NONBLOCK == 0,
+                "{expected}: it does not block"
+            );
+        }
+        fill.pop();
+    }
+    let captive = AsyncCaptive::new(captive).map_err(|(_, error)| error)?;
+    drop((fill, context));
+    let output = runtime.block_on(captive.wait_with_output())?;
+    ensure!(output.status.code() == Some(3), "{}", output.status);
     Ok(())
 }
 
