@@ -22,6 +22,9 @@ use super::super::{children, shell, signal};
 use crate::support::process::{Reaped, await_that};
 use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
 
+/// A limit beyond that of a test: at its end there is a look, which finds what should have woken.
+const LONG: Duration = Duration::from_secs(10 * HANG.as_secs());
+
 type Test = Pin<Box<dyn Future<Output = Outcome>>>;
 
 /// All of them.
@@ -244,7 +247,7 @@ async fn ready(script: &str) -> Fallible<AsyncCaptive> {
     command.stdout(Stdio::piped());
     command.ready(Ready::Line(Stream::Stdout, "ready".into()));
     let captive = spawn(command).await?;
-    captive.wait_ready(HANG).await?;
+    captive.wait_ready(LONG).await?;
     Ok(captive)
 }
 
@@ -395,11 +398,11 @@ async fn cancel_ready() -> Outcome {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command.ready(Ready::Line(Stream::Stdout, "ready".into()));
     let mut captive = spawn(command).await?;
-    ensure!(is_pending(captive.wait_ready(HANG)), "it is ready");
+    ensure!(is_pending(captive.wait_ready(LONG)), "it is ready");
     // What is read in one wait, dropped or at its limit, is there in the next.
     let deadline = Instant::now() + HANG;
     loop {
-        let cut = timeout(Duration::from_millis(2), captive.wait_ready(HANG));
+        let cut = timeout(Duration::from_millis(2), captive.wait_ready(LONG));
         ensure!(cut.await.is_err(), "it is ready");
         match captive.wait_ready(Duration::from_millis(1)).await {
             Err(ReadyError::TimedOut { output, .. }) if output == b"first\nrea" => break,
@@ -408,7 +411,7 @@ async fn cancel_ready() -> Outcome {
         }
     }
     drop(captive.stdin.take());
-    let ready = captive.wait_ready(HANG).await?;
+    let ready = captive.wait_ready(LONG).await?;
     ensure!(ready.output == b"first\nready\n", "{ready:?}");
     ensure!(captive.try_wait()?.is_none(), "it has ended");
     Ok(())
@@ -420,10 +423,10 @@ async fn cancel_tree() -> Outcome {
     command.containment(Containment::PidNamespace);
     let mut captive = spawn(command).await?;
     for _ in 0..10 {
-        ensure!(is_pending(captive.wait_tree(HANG)), "it has ended");
+        ensure!(is_pending(captive.wait_tree(LONG)), "it has ended");
     }
     drop(captive.stdin.take());
-    ensure!(captive.wait_tree(HANG).await?, "the tree is left");
+    ensure!(captive.wait_tree(LONG).await?, "the tree is left");
     ensure!(ended(&captive).await?.status().code() == Some(6), "6");
     Ok(())
 }
@@ -443,8 +446,9 @@ async fn cancel_recv() -> Outcome {
     let mut events = captives::events()?;
     let captive = spawn(shell("exit 2")).await?;
     ensure!(is_pending(events.recv()), "an event");
+    let witness = witness(&captive)?;
     events.watch(&captive)?;
-    ensure!(witness(&captive)?.gone(), "it does not end");
+    ensure!(witness.gone(), "it does not end");
     for _ in 0..10 {
         if timeout(Duration::from_micros(100), events.recv())
             .await
@@ -467,7 +471,7 @@ async fn ready_line() -> Outcome {
     let mut tasks = Vec::new();
     for _ in 0..5 {
         let captive = Arc::clone(&captive);
-        tasks.push(tokio::spawn(async move { captive.wait_ready(HANG).await }));
+        tasks.push(tokio::spawn(async move { captive.wait_ready(LONG).await }));
     }
     for task in tasks {
         let ready = timeout(HANG, task).await???;
@@ -490,7 +494,7 @@ async fn ready_file() -> Outcome {
         "{short:?}"
     );
     drop(captive.stdin.take());
-    captive.wait_ready(HANG).await?;
+    captive.wait_ready(LONG).await?;
     // A look even without time.
     captive.wait_ready(Duration::ZERO).await?;
     Ok(())
@@ -521,11 +525,11 @@ async fn ready_python(notify: bool) -> Outcome {
         false => Ready::UnixListener(dir.path().join("socket")),
     });
     let mut captive = spawn(command).await?;
-    ensure!(is_pending(captive.wait_ready(HANG)), "it is ready");
-    let cut = timeout(Duration::from_millis(20), captive.wait_ready(HANG));
+    ensure!(is_pending(captive.wait_ready(LONG)), "it is ready");
+    let cut = timeout(Duration::from_millis(20), captive.wait_ready(LONG));
     ensure!(cut.await.is_err(), "it is ready");
     drop(captive.stdin.take());
-    let ready = captive.wait_ready(HANG).await?;
+    let ready = captive.wait_ready(LONG).await?;
     ensure!(
         (ready.status.as_deref() == Some("up")) == notify,
         "{ready:?}"
@@ -535,12 +539,12 @@ async fn ready_python(notify: bool) -> Outcome {
 
 async fn ready_errors() -> Outcome {
     let captive = sleeper().await?;
-    let error = captive.wait_ready(HANG).await;
+    let error = captive.wait_ready(LONG).await;
     ensure!(matches!(error, Err(ReadyError::NotAsked)), "{error:?}");
     let mut command = shell("echo not yet; exit 4");
     command.stdout(Stdio::piped());
     command.ready(Ready::Line(Stream::Stdout, "ready".into()));
-    let error = spawn(command).await?.wait_ready(HANG).await;
+    let error = spawn(command).await?.wait_ready(LONG).await;
     ensure!(
         matches!(&error, Err(ReadyError::Ended { report, output, .. })
             if report.status().code() == Some(4) && output == b"not yet\n"),
@@ -550,10 +554,10 @@ async fn ready_errors() -> Outcome {
     command.stdout(Stdio::piped());
     command.ready(Ready::Line(Stream::Stdout, "ready".into()));
     let mut captive = spawn(command).await?;
-    let error = captive.wait_ready(HANG).await;
+    let error = captive.wait_ready(LONG).await;
     ensure!(matches!(error, Err(ReadyError::Closed { .. })), "{error:?}");
     captive.stdout = None;
-    let error = captive.wait_ready(HANG).await;
+    let error = captive.wait_ready(LONG).await;
     ensure!(matches!(error, Err(ReadyError::Look { .. })), "{error:?}");
     Ok(())
 }
@@ -598,12 +602,12 @@ async fn trees() -> Outcome {
         command.containment(kind);
         let mut captive = spawn(command).await?;
         ensure!(captive.containment() == kind, "{}", captive.containment());
-        captive.wait_ready(HANG).await?;
+        captive.wait_ready(LONG).await?;
         let daemon = tag.await_process("sleep")?;
         let short = captive.wait_tree(Duration::from_millis(30)).await?;
         ensure!(!short && daemon.alive(), "{kind}: it has ended");
         drop(captive.stdin.take());
-        ensure!(captive.wait_tree(HANG).await?, "{kind}: something is left");
+        ensure!(captive.wait_tree(LONG).await?, "{kind}: something is left");
         ensure!(!daemon.alive(), "{kind}: the daemon is left");
         ensure!(captive.wait_tree(Duration::ZERO).await?, "{kind}: again");
         ensure!(ended(&captive).await?.status().code() == Some(6), "6");
@@ -612,7 +616,7 @@ async fn trees() -> Outcome {
     let captive = sleeper().await?;
     ensure!(!captive.wait_tree(Duration::ZERO).await?, "it runs");
     captive.kill()?;
-    ensure!(captive.wait_tree(HANG).await?, "it has ended");
+    ensure!(captive.wait_tree(LONG).await?, "it has ended");
     Ok(())
 }
 
@@ -764,7 +768,7 @@ fn no_leak() -> Outcome {
                 command.stdin(Stdio::piped()).stdout(Stdio::piped());
                 command.ready(Ready::Line(Stream::Stdout, "ready".into()));
                 let mut captive = spawn(command).await?;
-                captive.wait_ready(HANG).await?;
+                captive.wait_ready(LONG).await?;
                 ensure!(is_pending(captive.wait()), "it has ended");
                 drop(captive.stdin.take());
                 ended(&captive).await?;
