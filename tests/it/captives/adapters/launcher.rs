@@ -129,7 +129,8 @@ mod asynchronous {
                     builder.build().unwrap().block_on(async {
                         let captive = spawn(what).await;
                         let pid = captive.id();
-                        assert!(super::super::tokio::is_pending(captive.detach()));
+                        // Dropped in the middle, unless it was done at once.
+                        let _ = super::super::tokio::is_pending(captive.detach());
                         // By the same thread: when this is done, so is that.
                         tokio::task::spawn_blocking(|| {}).await.unwrap();
                         pid.to_string()
