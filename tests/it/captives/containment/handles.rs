@@ -1,5 +1,6 @@
 //! Handles of captives with trees: what is left after them, and launchers of an odd kind.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -22,6 +23,8 @@ pub const CASES: &[Case] = &[
     ("nobody-waits", CGROUP, nobody_waits),
     ("failures-leave-nothing", CGROUP, failures),
     ("detached", CGROUP, detached),
+    ("detached-after-its-end", CGROUP, detached_after_its_end),
+    ("detached-and-left-at-once", CGROUP, detached_and_left),
 ];
 
 fn all_and_none() -> impl Iterator<Item = Containment> {
@@ -355,5 +358,64 @@ fn detached() -> Outcome {
         drop(tree);
         as_before(&before).map_err(|error| format!("{containment}: {error}"))?;
     }
+    Ok(())
+}
+
+/// Nobody hears the word that it has been let go: no reason for SIGPIPE.
+fn detached_after_its_end() -> Outcome {
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    for containment in MECHANISMS {
+        for _ in 0..5 {
+            let mut command = contained(Command::new("true"), containment);
+            let captive = command.detachable(true).spawn()?;
+            tree_ended(&captive)?;
+            captive.detach().map_err(|(_, error)| error)?;
+        }
+    }
+    nothing_left()
+}
+
+/// A launcher that lets a captive go and ends in the same moment: it lives on all the same.
+fn detached_and_left() -> Outcome {
+    for containment in MECHANISMS {
+        for _ in 0..5 {
+            let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+            let (says, said) = std::os::unix::net::UnixStream::pair()?;
+            in_a_launcher(|| {
+                let mut command = contained(shell("read line; exit 0"), containment);
+                let captive = command.stdin(reader).detachable(true).spawn()?;
+                let pid = captive.id();
+                captive.detach().map_err(|(_, error)| error)?;
+                (&says).write_all(&pid.to_ne_bytes())?;
+                // At once: no destructor, no last word.
+                unsafe { libc::_exit(0) }
+            })?;
+            let mut pid = [0; 4];
+            (&said).read_exact(&mut pid)?;
+            let captive = Witness::of(i32::from_ne_bytes(pid))?;
+            ensure!(
+                !captive.gone_within(SURVIVES / 8),
+                "{containment}: it has ended with its launcher"
+            );
+            drop(writer);
+            ensure!(captive.gone(), "{containment}: it does not end");
+        }
+    }
+    Ok(())
+}
+
+/// In a forked child, which ends by itself.
+fn in_a_launcher(body: impl FnOnce() -> Outcome) -> Outcome {
+    let child = unsafe { libc::fork() };
+    ensure!(child >= 0, "fork");
+    if child == 0 {
+        let status = verdict(body());
+        unsafe { libc::_exit(status) };
+    }
+    let mut status = 0;
+    ensure!(
+        unsafe { libc::waitpid(child, &raw mut status, 0) } == child && status == 0,
+        "the launcher: {status:#x}"
+    );
     Ok(())
 }
