@@ -28,6 +28,22 @@ fn command(kind: &str) -> Command {
     command
 }
 
+/// A child that says so, and does not go on before the launcher has ended.
+fn held() -> Command {
+    let mut command = command("plain");
+    let (out, launcher) = (unsafe { libc::dup(1) }, std::process::id() as i32);
+    unsafe {
+        command.pre_exec(move || {
+            libc::write(out, b"held\n".as_ptr().cast(), 5);
+            while libc::getppid() == launcher {
+                libc::usleep(1000);
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
 /// Waits until it is ready. Never dropped, never waited for.
 fn keep(child: Child) -> String {
     let child = Box::leak(Box::new(child));
@@ -54,6 +70,13 @@ pub fn run() -> i32 {
             }),
             ["again", "captive"] => keep(again.spawn_captive().unwrap()),
             ["again", "plain"] => keep(again.spawn().unwrap()),
+            ["held"] => {
+                // Its guard has to do until this is over.
+                let (deaf, _) = super::super::death::launcher::spawn(&["deaf", "grace=2000"]);
+                Box::leak(Box::new(deaf));
+                std::thread::spawn(|| held().spawn_captive());
+                continue;
+            }
             // Until it is killed: each lives on, or has ended and been reaped.
             ["churn"] => {
                 println!("churns");

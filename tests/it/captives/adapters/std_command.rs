@@ -35,6 +35,7 @@ pub fn tests() -> Vec<Trial> {
     add("thread-ends", &[], thread_ends);
     add("spawned-again", &[], spawned_again);
     add("launcher-killed-while-spawning", &[], churn);
+    add("launcher-killed-before-the-hook", &[], held);
     add("no-leak", &[], || in_role("no-leak"));
     add("sigchld-ignored", &[], || in_role("sigchld-ignored"));
     add("missing-program", &[], || in_role("missing-program"));
@@ -248,6 +249,16 @@ fn churn() -> Outcome {
         scene.nothing_left()?;
     }
     Ok(())
+}
+
+/// Its guard is still there, and reads no more.
+fn held() -> Outcome {
+    let mut scene = scene()?;
+    scene.session.tell("held")?;
+    let answer = scene.session.answer()?;
+    ensure!(answer == "held", "{answer}");
+    scene.kill()?;
+    scene.nothing_left()
 }
 
 fn descriptors(pid: &OsStr) -> io::Result<usize> {

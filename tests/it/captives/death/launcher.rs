@@ -70,7 +70,7 @@ fn containment(name: &str) -> Containment {
 }
 
 /// Launches it, and waits until it is ready; what it says of itself then.
-fn spawn(words: &[&str]) -> (Captive, String) {
+pub fn spawn(words: &[&str]) -> (Captive, String) {
     let mut captive = match command(words).spawn() {
         Ok(captive) => captive,
         Err(error) => failed(&error),
