@@ -315,8 +315,8 @@ fn other_user() -> Outcome {
     place.nothing_left()
 }
 
-/// A launcher (a shell that waits), with a run-with whose server is ready and whose command runs.
-fn scene(place: &Place, args: &[&str]) -> Fallible<(Reaped, [Witness; 3])> {
+/// A launcher: a shell that waits for run-with, whose server has a tree, and says how it ended.
+fn launcher(place: &Place, args: &[&str]) -> Fallible<Reaped> {
     let temporary = place.path().join("tmp");
     fs::create_dir_all(&temporary)?;
     let mut launcher = place.tag.command("sh");
@@ -328,7 +328,12 @@ fn scene(place: &Place, args: &[&str]) -> Fallible<(Reaped, [Witness; 3])> {
         .current_dir(place.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let launcher = Reaped(launcher.spawn()?);
+    Ok(Reaped(launcher.spawn()?))
+}
+
+/// One whose server is ready, and whose command runs.
+fn scene(place: &Place, args: &[&str]) -> Fallible<(Reaped, [Witness; 3])> {
+    let launcher = launcher(place, args)?;
     let run_with = place.tag.await_process("run-with")?;
     let server = place.tag.await_process("run-with-server")?;
     let guard = place.tag.await_process("run-with-guard");
@@ -367,25 +372,9 @@ fn launcher_killed() -> Outcome {
     place.nothing_left()
 }
 
-/// A run-with whose server is never ready.
+/// One whose server is never ready.
 fn waiting(place: &Place) -> Fallible<(Reaped, Witness)> {
-    let temporary = place.path().join("tmp");
-    fs::create_dir_all(&temporary)?;
-    let mut launcher = place.tag.command("sh");
-    launcher
-        .args(["-c", "\"$@\"; echo \"status $?\"; exit 0", "sh", RUN_WITH])
-        .args([
-            "exit-with-parent=on",
-            "--server",
-            SERVER,
-            "--ready=notify",
-            "true",
-        ])
-        .env("TMPDIR", &temporary)
-        .current_dir(place.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let launcher = Reaped(launcher.spawn()?);
+    let launcher = launcher(place, &["--ready=notify", "true"])?;
     let run_with = place.tag.await_process("run-with")?;
     await_that("the server", || place.path().join("ready").exists())?;
     Ok((launcher, run_with))

@@ -274,7 +274,8 @@ fn forked(body: impl FnOnce() -> Outcome) -> Outcome {
     })
 }
 
-fn in_a_fork(body: impl FnOnce() -> Outcome) -> Fallible<i32> {
+/// In a forked child, which ends by itself; its pid.
+pub fn in_a_fork(body: impl FnOnce() -> Outcome) -> Fallible<i32> {
     let child = unsafe { libc::fork() };
     ensure!(child >= 0, "fork");
     if child == 0 {

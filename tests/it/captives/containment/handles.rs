@@ -381,7 +381,7 @@ fn detached_and_left() -> Outcome {
         for _ in 0..5 {
             let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
             let (says, said) = std::os::unix::net::UnixStream::pair()?;
-            in_a_launcher(|| {
+            super::groups::in_a_fork(|| {
                 let mut command = contained(shell("read line; exit 0"), containment);
                 let captive = command.stdin(reader).detachable(true).spawn()?;
                 let pid = captive.id();
@@ -401,21 +401,5 @@ fn detached_and_left() -> Outcome {
             ensure!(captive.gone(), "{containment}: it does not end");
         }
     }
-    Ok(())
-}
-
-/// In a forked child, which ends by itself.
-fn in_a_launcher(body: impl FnOnce() -> Outcome) -> Outcome {
-    let child = unsafe { libc::fork() };
-    ensure!(child >= 0, "fork");
-    if child == 0 {
-        let status = verdict(body());
-        unsafe { libc::_exit(status) };
-    }
-    let mut status = 0;
-    ensure!(
-        unsafe { libc::waitpid(child, &raw mut status, 0) } == child && status == 0,
-        "the launcher: {status:#x}"
-    );
     Ok(())
 }
