@@ -49,6 +49,9 @@
 //!   [`Containment::Process`], only the captive itself ends.
 //! - A main process that does not end after SIGKILL (state D) keeps its tree until it does, as long as the launcher
 //!   lives; the guard gives it 5 s.
+//! - The init of a PID namespace ends when all in it have been reaped: the main process, after the launcher's end, by whoever
+//!   adopts it, and a descendant that was made with CLONE_PARENT by the launcher, whose child it is and which does not
+//!   know it. [`Captive::wait_tree`] says false meanwhile.
 //! - A tree of marks, or in a cgroup, has no second line but for its main process: see [`Containment`].
 //! - A child that the launcher forks without exec has a copy of the pipe that keeps the init of a PID namespace alive, and of
 //!   the lock on a cgroup. If launcher and guard are killed together, what is left of a tree that was to end gracefully,
