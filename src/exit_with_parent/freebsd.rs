@@ -1,5 +1,5 @@
-//! FreeBSD: the kernel sends the signal, and kqueue does what a signal cannot. **Never run**:
-//! type-checked only, see `docs/platforms.md`.
+//! FreeBSD: the kernel sends the signal, and kqueue does what a signal cannot. **Never run**,
+//! see `docs/platforms.md`.
 //!
 //! procctl(2), PROC_PDEATHSIG_CTL (FreeBSD 11.2) needs no thread and no descriptor, so it is what is
 //! used when a plain signal is all that was asked for. A grace, a channel, a callback and a pipe need

@@ -1,5 +1,5 @@
 //! macOS, NetBSD, OpenBSD, DragonFly (and FreeBSD, where the kernel's signal is not enough): the
-//! parent's exit as a kqueue event, waited for by a thread. **Never run**: type-checked only, see
+//! parent's exit as a kqueue event, waited for by a thread. **Never run**, see
 //! `docs/platforms.md`.
 //!
 //! - A pid is registered as EVFILT_PROC with NOTE_EXIT, a pipe as EVFILT_READ, whose EV_EOF is the

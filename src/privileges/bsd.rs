@@ -1,5 +1,5 @@
 //! FreeBSD, macOS, NetBSD, OpenBSD, DragonFly: credentials belong to the process, so a change is a
-//! change for every thread. **Never run**: type-checked only, see `docs/platforms.md`.
+//! change for every thread. **Never run**, see `docs/platforms.md`.
 //!
 //! setuid(2) and setgid(2) are used, which for root set the real, effective and saved ids at once:
 //! not all of these systems have setresuid(2). The saved ids cannot be read everywhere, so the proof
