@@ -171,7 +171,7 @@ flags! {
     EvFlags::EV_ADD, EvFlags::EV_CLEAR, EvFlags::EV_EOF,
     FilterFlag::NOTE_EXIT,
     FdFlag::FD_CLOEXEC,
-    OFlag::O_ACCMODE, OFlag::O_CLOEXEC, OFlag::O_DIRECTORY, OFlag::O_RDONLY,
+    OFlag::O_ACCMODE, OFlag::O_CLOEXEC, OFlag::O_DIRECTORY, OFlag::O_NONBLOCK, OFlag::O_RDONLY,
     SFlag::S_IFIFO, SFlag::S_IFMT,
 }
 
