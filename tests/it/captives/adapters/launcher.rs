@@ -152,8 +152,11 @@ mod asynchronous {
                     builder.build().unwrap().block_on(async {
                         let captive = spawn(what).await;
                         let pid = captive.id();
-                        // Dropped in the middle, unless it was done at once.
-                        let _ = super::super::tokio::is_pending(captive.detach());
+                        // Not before it has been polled.
+                        let (go, gone) = std::sync::mpsc::channel::<()>();
+                        tokio::task::spawn_blocking(move || gone.recv());
+                        assert!(super::super::tokio::is_pending(captive.detach()));
+                        drop(go);
                         // By the same thread: when this is done, so is that.
                         tokio::task::spawn_blocking(|| {}).await.unwrap();
                         pid.to_string()
