@@ -256,6 +256,11 @@ impl Launch<'_> {
             .map_err(|error| failed("", &error))?;
         original
             .restore()
+            .and_then(|()| {
+                // SIGTERM is how run-with ends this process, blocked or not when it was started.
+                let mask = sys::set_signal_mask(sys::ALL_SIGNALS)?;
+                sys::set_signal_mask(mask & !(1 << (libc::SIGTERM - 1)))
+            })
             .map_err(|errno| format!("giving back the signals: {errno}"))?;
         events
             .parent(ExitWithParent::new().expect_parent(run_with))

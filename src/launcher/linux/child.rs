@@ -205,7 +205,7 @@ pub(super) fn make(
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL | Errno::E2BIG)
             if cgroup.is_some() || pid.is_some() =>
         {
-            request.joins_cgroup = cgroup.is_some();
+            request.joins_cgroup |= cgroup.is_some();
             born(request, None, None)
         }
         answer => answer,
