@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::process::Output;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 use ::tokio::net::unix::pipe::{Receiver, Sender};
 use ::tokio::runtime::Handle;
+use ::tokio::sync::Notify;
 use ::tokio::time::Sleep;
 
 use super::super::captive::{KILL_PATIENCE, std_status};
@@ -38,6 +40,8 @@ pub struct AsyncCaptive {
     /// A copy of its pidfd, readable from its end on.
     pidfd: AsyncFd<OwnedFd>,
     runtime: Handle,
+    /// Tells of a look that has found it ready: what one wait reads, another has no event for.
+    looked: Arc<Notify>,
 }
 
 /// How long the first of several looks is followed by none.
@@ -101,6 +105,7 @@ impl AsyncCaptive {
             captive,
             pidfd,
             runtime,
+            looked: Arc::default(),
         })
     }
 
@@ -255,13 +260,10 @@ impl AsyncCaptive {
             return ready;
         }
         // A look, whatever the limit is.
-        self.look(
-            move || match observer.look(words.as_deref().map(AsFd::as_fd))? {
-                platform::Look::Ready(readiness) => Ok(readiness),
-                _ => Err(observer.after_limit(limit)),
-            },
-        )
-        .await
+        match self.look(&observer, words.as_ref()).await? {
+            platform::Look::Ready(readiness) => Ok(readiness),
+            _ => self.ask(move || Err(observer.after_limit(limit))).await,
+        }
     }
 
     /// Lets it go: it lives on when the launcher ends, and when this handle is gone.
@@ -283,6 +285,7 @@ impl AsyncCaptive {
             captive,
             pidfd,
             runtime,
+            looked,
         } = self;
         // Shared, so that it is not lost with a runtime that is shut down before it begins.
         let shared = Arc::new(Mutex::new(Some(captive)));
@@ -304,6 +307,7 @@ impl AsyncCaptive {
             captive,
             pidfd,
             runtime,
+            looked,
         };
         Err((handle, error))
     }
@@ -390,7 +394,6 @@ impl AsyncCaptive {
         observer: &Observer,
         words: Option<&Arc<OwnedFd>>,
     ) -> Result<Readiness, ReadyError> {
-        // Of this wait's own copy: the event comes to each wait, and what another reads is found by the look after it.
         let news = words.and_then(|fd| {
             let _context = self.runtime.enter();
             register(Arc::clone(fd), Interest::READABLE).ok()
@@ -398,15 +401,16 @@ impl AsyncCaptive {
         let mut pause = FIRST_PAUSE;
         let mut has_ended = false;
         loop {
-            let (own, fd) = (observer.clone(), words.cloned());
-            let look = self.look(move || own.look(fd.as_deref().map(AsFd::as_fd)));
-            match look.await? {
+            // From before the look on, so that none of another's is missed.
+            let mut looked = pin!(self.looked.notified());
+            looked.as_mut().enable();
+            match self.look(observer, words).await? {
                 platform::Look::Ready(readiness) => return Ok(readiness),
                 platform::Look::More => continue,
                 platform::Look::Closed => {
                     let _ = first(self.ends(), self.sleep(platform::LAST_WORDS)).await;
                     let own = observer.clone();
-                    return self.look(move || Err(own.after_closing())).await;
+                    return self.ask(move || Err(own.after_closing())).await;
                 }
                 platform::Look::NotYet => {}
             }
@@ -414,7 +418,7 @@ impl AsyncCaptive {
                 // A tracer has not let go of it.
                 self.sleep(pause).await;
             } else if let Either::A(ended) =
-                first(self.ends(), self.word(news.as_ref(), pause)).await
+                first(self.ends(), first(self.word(news.as_ref(), pause), looked)).await
             {
                 ended?;
                 has_ended = true;
@@ -433,13 +437,32 @@ impl AsyncCaptive {
         self.sleep(pause).await;
     }
 
-    /// On a blocking thread.
-    async fn look<T: Send + 'static>(
+    async fn look(
         &self,
-        look: impl FnOnce() -> Result<T, ReadyError> + Send + 'static,
+        observer: &Observer,
+        words: Option<&Arc<OwnedFd>>,
+    ) -> Result<platform::Look, ReadyError> {
+        let (observer, words) = (observer.clone(), words.cloned());
+        let looked = Arc::clone(&self.looked);
+        self.ask(move || {
+            let look = observer.look(words.as_deref().map(AsFd::as_fd));
+            // Here, since a wait that is dropped hears no answer. An edge is not told of a pipe that has been emptied
+            // meanwhile.
+            if matches!(look, Ok(platform::Look::Ready(_))) {
+                looked.notify_waiters();
+            }
+            look
+        })
+        .await
+    }
+
+    /// On a blocking thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce() -> Result<T, ReadyError> + Send + 'static,
     ) -> Result<T, ReadyError> {
-        let looked = self.blocking(look).await;
-        looked.map_err(|errno| ReadyError::Captive(self.cannot_wait(errno)))?
+        let answer = self.blocking(ask).await;
+        answer.map_err(|errno| ReadyError::Captive(self.cannot_wait(errno)))?
     }
 
     async fn blocking<T: Send + 'static>(

@@ -334,8 +334,12 @@ fn sigchld_ignored() -> Outcome {
     ensure!(ended.wait().is_err(), "there was a status");
     let lives_on = sleeper().spawn_captive()?;
     let witness = Witness::of(lives_on.id() as i32)?;
-    own_guard()?.signal(libc::SIGKILL);
-    await_that("another guard", || own_guard().is_ok())?;
+    let old = own_guard()?;
+    old.signal(libc::SIGKILL);
+    let new = guard_of(std::process::id() as i32, Some(old.pid))?;
+    await_that("a guard that knows it", || {
+        known_to(new.pid).contains(&witness.pid)
+    })?;
     ensure!(witness.alive(), "it ended");
     Ok(())
 }

@@ -461,23 +461,48 @@ async fn cancel_recv() -> Outcome {
     Ok(())
 }
 
+/// Bytes that wait in a pipe.
+fn waiting(pipe: &impl AsRawFd) -> i32 {
+    let mut count = 0;
+    let answer = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    assert_eq!(answer, 0);
+    count
+}
+
 async fn ready_line() -> Outcome {
-    let mut command = shell("echo one >&2; echo the ready line >&2; exec sleep 600");
-    command.stderr(Stdio::piped());
-    command.ready(Ready::Line(Stream::Stderr, "ready".into()));
-    let captive = spawn(command).await?;
-    // Several at a time, each with the same answer.
-    let captive = Arc::new(captive);
-    let mut tasks = Vec::new();
-    for _ in 0..5 {
-        let captive = Arc::clone(&captive);
-        tasks.push(tokio::spawn(async move { captive.wait_ready(LONG).await }));
+    // Several at a time, each with the same answer: one reads what the others have to be told of.
+    for _ in 0..20 {
+        let mut command = shell("echo one >&2; read line; echo the ready line >&2; exec sleep 600");
+        command.stdin(Stdio::piped()).stderr(Stdio::piped());
+        command.ready(Ready::Line(Stream::Stderr, "ready".into()));
+        let mut captive = spawn(command).await?;
+        let stdin = captive.stdin.take();
+        let captive = Arc::new(captive);
+        let mut tasks = Vec::new();
+        for _ in 0..5 {
+            let captive = Arc::clone(&captive);
+            tasks.push(tokio::spawn(async move { captive.wait_ready(LONG).await }));
+        }
+        // Time for their first looks; whichever it is, all are told.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        drop(stdin);
+        // Read by one before the runtime looks for events, if this is its only thread: an edge is not told of what has been
+        // read since.
+        let pipe = captive.stderr.as_ref().ok_or("no pipe")?;
+        let until = Instant::now() + Duration::from_millis(100);
+        while waiting(pipe) == 0 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        let mut one = pin!(captive.wait_ready(LONG));
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = one.as_mut().poll(&mut context);
+        await_that("a look", || waiting(pipe) == 0)?;
+        for task in tasks {
+            let ready = timeout(HANG, task).await???;
+            ensure!(ready.output == b"one\nthe ready line\n", "{ready:?}");
+        }
+        captive.wait_ready(Duration::ZERO).await?;
     }
-    for task in tasks {
-        let ready = timeout(HANG, task).await???;
-        ensure!(ready.output == b"one\nthe ready line\n", "{ready:?}");
-    }
-    captive.wait_ready(Duration::ZERO).await?;
     Ok(())
 }
 
@@ -572,16 +597,19 @@ async fn ready_without_end() -> Outcome {
     let error = timeout(HANG, captive.wait_ready(limit)).await?;
     ensure!(
         matches!(error, Err(ReadyError::TimedOut { .. })),
-        "not a time-out"
+        "{}",
+        error.map_or_else(|error| error.to_string(), |_| "ready".into())
     );
     // As fast as can be, and one look.
     let mut captive = captive.into_inner().map_err(|(_, error)| error)?;
     let zeroes: std::os::fd::OwnedFd = std::fs::File::open("/dev/zero")?.into();
-    captive.stdout = Some(zeroes.into());
+    // Kept: `yes` does not outlive it.
+    let _pipe = captive.stdout.replace(zeroes.into());
     let error = captive.wait_ready(Duration::ZERO);
     ensure!(
         matches!(error, Err(ReadyError::TimedOut { .. })),
-        "not a time-out"
+        "{}",
+        error.map_or_else(|error| error.to_string(), |_| "ready".into())
     );
     Ok(())
 }
@@ -800,8 +828,12 @@ fn no_descriptors() -> Outcome {
     let (_, hard) = nix::sys::resource::getrlimit(kind)?;
     nix::sys::resource::setrlimit(kind, 200, hard)?;
     let mut fill = Vec::new();
-    while let Ok(file) = std::fs::File::open("/dev/null") {
-        fill.push(file);
+    // The crate's threads may have some of their own for a moment.
+    for _ in 0..20 {
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            fill.push(file);
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     for expected in ["pidfd", "pipes", "pipes"] {
         let (back, error) = AsyncCaptive::new(captive).err().ok_or("there was room")?;
