@@ -55,6 +55,10 @@ pub mod cli;
 #[cfg_attr(docsrs, doc(cfg(feature = "launcher")))]
 pub mod launcher;
 
+#[cfg(feature = "qemu")]
+#[cfg_attr(docsrs, doc(cfg(feature = "qemu")))]
+pub mod sync;
+
 mod error;
 mod sys;
 

@@ -18,6 +18,7 @@ mod news;
 mod outcome;
 #[path = "../../src/launcher/linux/slot.rs"]
 mod slot;
+mod sync;
 
 use std::convert::Infallible;
 
