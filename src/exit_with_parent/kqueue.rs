@@ -32,7 +32,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::signal::{self as nix_signal, SigSet, SigmaskHow};
 use nix::unistd::Pid;
 
@@ -43,10 +42,12 @@ use super::{
     Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, ParentExited, Report, Request,
     Scope, Signal,
 };
+use crate::sys::bsd::Queue;
+use crate::sys::event_source::{Event, EventSource, Interest, Key};
 
-/// The longest single wait: some systems refuse what they take for a senseless time. Whoever waits
-/// longer asks again.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// What the events of a watch are called.
+const PARENT: Key = Key(0x7061_7265);
+const STOP: Key = Key(0x7374_6f70);
 
 pub(super) fn is_supported() -> bool {
     true
@@ -197,41 +198,22 @@ impl Parent {
     }
 
     /// A queue on which the parent's exit is an event, once.
-    fn queue(&self) -> Result<Kqueue, ArmError> {
-        let step = match (self.known, &self.pipe) {
-            (_, Some(pipe)) => ArmStep::ParentFd(pipe.as_raw_fd()),
-            (known, None) => ArmStep::Register(pid_of(known).unwrap_or(0)),
-        };
-        let queue = Kqueue::new().map_err(ArmError::os(step))?;
-        close_on_exec(&queue).map_err(ArmError::os(step))?;
-        let exit = match &self.pipe {
-            // EV_CLEAR: data in the pipe means nothing, and is reported only when more comes.
-            Some(pipe) => change(
-                pipe.as_raw_fd().unsigned_abs(),
-                EventFilter::EVFILT_READ,
-                EvFlags::EV_ADD | EvFlags::EV_CLEAR,
-                FilterFlag::empty(),
+    fn queue(&self) -> Result<Queue, ArmError> {
+        let (step, exit) = match (self.known, &self.pipe) {
+            (_, Some(pipe)) => (
+                ArmStep::ParentFd(pipe.as_raw_fd()),
+                Interest::Closed(pipe.as_fd()),
             ),
-            None => change(
-                pid_of(self.known).unwrap_or(0),
-                EventFilter::EVFILT_PROC,
-                EvFlags::EV_ADD,
-                FilterFlag::NOTE_EXIT,
-            ),
+            (known, None) => {
+                let pid = pid_of(known).unwrap_or(0);
+                let exit = Interest::Exit(i32::try_from(pid).unwrap_or(0));
+                (ArmStep::Register(pid), exit)
+            }
         };
-        match register(&queue, exit) {
+        let queue = Queue::new().map_err(ArmError::os(step))?;
+        match queue.add(PARENT, exit) {
             Err(Errno::ESRCH) => Err(self.gone()),
             registered => registered.map(|()| queue).map_err(ArmError::os(step)),
-        }
-    }
-
-    fn is_exit(&self, event: &KEvent) -> bool {
-        match (event.filter(), &self.pipe) {
-            (Ok(EventFilter::EVFILT_PROC), None) => event.fflags().contains(FilterFlag::NOTE_EXIT),
-            (Ok(EventFilter::EVFILT_READ), Some(pipe)) => {
-                is_about(event, pipe) && event.flags().contains(EvFlags::EV_EOF)
-            }
-            _ => false,
         }
     }
 }
@@ -241,9 +223,9 @@ impl Parent {
 struct Watch {
     parent: Parent,
     /// What the thread waits on: the parent, and `stopped`.
-    waited: Kqueue,
+    waited: Queue,
     /// What the handle asks. A queue of its own, because an event is taken out by whoever sees it.
-    asked: Kqueue,
+    asked: Queue,
     /// Set by whoever has taken the event of the parent's exit.
     seen_gone: AtomicBool,
     /// Shut down to end the watch; a plain close would not do while a forked child has a copy.
@@ -266,13 +248,9 @@ impl Watch {
             stop,
             stopped,
         });
-        let end = change(
-            watch.stopped.as_raw_fd().unsigned_abs(),
-            EventFilter::EVFILT_READ,
-            EvFlags::EV_ADD,
-            FilterFlag::empty(),
-        );
-        register(&watch.waited, end).map_err(ArmError::os(ArmStep::Wakeup))?;
+        let end = Interest::Readable(watch.stopped.as_fd());
+        let registered = watch.waited.add(STOP, end);
+        registered.map_err(ArmError::os(ArmStep::Wakeup))?;
         // Registered: if the parent is the same now, it was the right one, and will be noticed.
         still_parent(watch.parent.known)?;
         if watch.is_parent_gone() {
@@ -303,26 +281,17 @@ impl Watch {
     }
 
     /// Takes what a queue has to say.
-    fn look(&self, queue: &Kqueue, limit: Option<Duration>) -> Wake {
-        let nothing = change(
-            0,
-            EventFilter::EVFILT_READ,
-            EvFlags::empty(),
-            FilterFlag::empty(),
-        );
-        let mut events = [nothing; 2];
-        let count = match queue.kevent(&[], &mut events, limit.map(timespec)) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => return Wake::Nothing,
-            // The program has closed the queue: there is nothing left to wait for.
-            Err(_) => return Wake::Disarmed,
+    fn look(&self, queue: &Queue, limit: Option<Duration>) -> Wake {
+        let mut events = [Event::NONE; 2];
+        // The program has closed the queue: there is nothing left to wait for.
+        let Ok(count) = queue.wait(limit, &mut events) else {
+            return Wake::Disarmed;
         };
-        let events = events.iter().take(count);
         let mut stopped = false;
-        for event in events {
-            if self.parent.is_exit(event) {
+        for event in events.iter().take(count) {
+            if event.key == PARENT {
                 self.seen_gone.store(true, Ordering::Release);
-            } else if is_about(event, &self.stopped) {
+            } else {
                 stopped = true;
             }
         }
@@ -361,34 +330,4 @@ impl Watched for Watch {
 
 fn close_on_exec(fd: impl AsFd) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop)
-}
-
-/// An entry of the list of changes; idents are pids and descriptors, never negative.
-fn change(ident: u32, filter: EventFilter, flags: EvFlags, notes: FilterFlag) -> KEvent {
-    KEvent::new(ident as usize, filter, flags, notes, 0, 0)
-}
-
-fn is_about(event: &KEvent, fd: &impl AsRawFd) -> bool {
-    event.filter() == Ok(EventFilter::EVFILT_READ)
-        && event.ident() == fd.as_raw_fd().unsigned_abs() as usize
-}
-
-/// Applies one change. With no room for events a failure is the call's own errno.
-fn register(queue: &Kqueue, change: KEvent) -> Result<(), Errno> {
-    loop {
-        match queue.kevent(&[change], &mut [], Some(timespec(Duration::ZERO))) {
-            // Adding twice is adding once.
-            Err(Errno::EINTR) => {}
-            registered => return registered.map(drop),
-        }
-    }
-}
-
-fn timespec(limit: Duration) -> libc::timespec {
-    let limit = limit.min(LONGEST_WAIT);
-    // A day fits every `time_t`, the nanoseconds of a second an i32.
-    libc::timespec {
-        tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(0),
-        tv_nsec: i32::try_from(limit.subsec_nanos()).unwrap_or(0).into(),
-    }
 }

@@ -14,6 +14,7 @@ use super::Parent;
 use crate::exit_with_parent::known;
 use crate::exit_with_parent::watcher::{self, Wake, Watched};
 use crate::exit_with_parent::{Action, ArmError, ArmStep, ParentExited, Signal};
+use crate::sys::event_source::{Event, EventSource, Interest, Key};
 use crate::sys::linux as sys;
 
 /// The watcher thread's side of a handle. Its descriptors stay open when the handle is dropped:
@@ -36,8 +37,7 @@ impl Watch {
         let watching = Arc::new(AtomicBool::new(true));
         let fds = WatcherFds {
             parent: parent.poll_fd().as_fd().as_raw_fd(),
-            // A pidfd is to be asked for its EPOLLIN; a pipe's EPOLLHUP needs no asking.
-            events: if parent.is_pipe() { 0 } else { libc::EPOLLIN },
+            is_pipe: parent.is_pipe(),
             stop: stop.as_raw_fd(),
         };
         let seen = Arc::clone(&watching);
@@ -140,7 +140,7 @@ impl Watch {
 #[derive(Debug, Clone, Copy)]
 struct WatcherFds {
     parent: RawFd,
-    events: i32,
+    is_pipe: bool,
     stop: RawFd,
 }
 
@@ -154,26 +154,33 @@ impl WatcherFds {
     }
 }
 
+/// What the events of a watch are called. The program may have put a set of its own in the place of ours
+/// (in a shared table): not what its entries are called, therefore.
+const PARENT: Key = Key(0x7061_7265);
+const STOP: Key = Key(0x7374_6f70);
+
 /// The thread, with the set it waits on: made by itself, so that it is in its own table.
 #[derive(Debug)]
 struct WatcherThread {
-    stop: RawFd,
-    parent: RawFd,
     /// Never closed by hand: the thread's end closes its table, and in a shared one the program may
     /// have closed the number and given it another meaning.
-    set: ManuallyDrop<OwnedFd>,
+    set: ManuallyDrop<sys::Epoll>,
     watching: Arc<AtomicBool>,
 }
 
 impl WatcherThread {
     fn new(fds: WatcherFds, watching: Arc<AtomicBool>) -> Result<Self, Errno> {
-        let set = sys::epoll()?;
-        sys::epoll_add(set.as_fd(), fds.stop, libc::EPOLLIN)?;
-        // Once: a parent stays gone, and the grace is to be slept through.
-        sys::epoll_add(set.as_fd(), fds.parent, fds.events | libc::EPOLLONESHOT)?;
+        let set = sys::Epoll::new()?;
+        sys::with_raw_fd(fds.stop, |stop| set.add(STOP, Interest::Readable(stop)))?;
+        sys::with_raw_fd(fds.parent, |parent| {
+            let end = if fds.is_pipe {
+                Interest::Closed(parent)
+            } else {
+                Interest::ProcessDescriptor(parent)
+            };
+            set.add(PARENT, end)
+        })?;
         Ok(Self {
-            stop: fds.stop,
-            parent: fds.parent,
             set: ManuallyDrop::new(set),
             watching,
         })
@@ -182,13 +189,20 @@ impl WatcherThread {
 
 impl Watched for WatcherThread {
     fn wait(&self, limit: Option<Duration>) -> Wake {
-        let wake = match sys::epoll_wait(self.set.as_fd(), limit) {
-            Ok(ready) if ready.contains(&Some(self.stop)) => Wake::Disarmed,
-            Ok(ready) if ready.contains(&Some(self.parent)) => Wake::ParentExited,
-            Ok([None, _]) | Err(Errno::EINTR) => Wake::Nothing,
-            // In a shared table the program has closed the set, and perhaps made one of its own of the
-            // same number. Nothing is left to wait for.
-            Ok(_) | Err(_) => Wake::Disarmed,
+        let mut events = [Event::NONE; 2];
+        let wake = match self.set.wait(limit, &mut events) {
+            Ok(0) => Wake::Nothing,
+            Ok(count) => {
+                let is = |key| events.iter().take(count).any(|event| event.key == key);
+                if is(PARENT) && !is(STOP) {
+                    Wake::ParentExited
+                } else {
+                    // Also where the events are of a set that the program has made in our place.
+                    Wake::Disarmed
+                }
+            }
+            // In a shared table the program has closed the set. Nothing is left to wait for.
+            Err(_) => Wake::Disarmed,
         };
         if wake != Wake::Nothing {
             self.watching.store(false, Ordering::Release);

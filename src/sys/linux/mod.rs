@@ -22,13 +22,16 @@ mod syscall;
 
 mod credentials;
 mod descriptors;
+mod epoll;
 mod owner;
+mod signalfd;
 mod stack;
 mod thread;
 mod waiting;
 
 pub(crate) use credentials::*;
 pub(crate) use descriptors::*;
+pub(crate) use epoll::Epoll;
 pub(crate) use owner::Owner;
 pub(crate) use stack::{GuardedStack, StackError};
 pub(crate) use syscall::ERRNO_FREE;
@@ -60,7 +63,6 @@ cfg_if::cfg_if! {
 cfg_if::cfg_if! {
     if #[cfg(feature = "cli")] {
         mod shared;
-        mod signalfd;
 
         pub(crate) use shared::{Shared, SharedWords};
         pub(crate) use signalfd::{Received, SignalFd};

@@ -49,15 +49,7 @@ pub(crate) fn epoll() -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Adds a descriptor to the set, for `events` and what needs no asking (EPOLLHUP, EPOLLERR).
-///
-/// epoll_ctl(2): ENOSPC at fs.epoll.max_user_watches, EPERM for a file that cannot be waited for.
-#[doc(alias = "epoll_ctl")]
-pub(crate) fn epoll_add(set: BorrowedFd<'_>, fd: RawFd, events: i32) -> Result<(), Errno> {
-    epoll_add_event(set, fd, events, fd as u64)
-}
-
-/// As [`epoll_add`], to be told with a number of the caller's choice when it is readable.
+/// As [`epoll_add_event`], when it is readable.
 #[cfg(captive_helper)]
 pub(crate) fn epoll_add_as(set: BorrowedFd<'_>, fd: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
     epoll_add_event(set, fd.as_raw_fd(), libc::EPOLLIN, id)
@@ -73,7 +65,17 @@ pub(crate) fn epoll_add_changes(
     epoll_add_event(set, fd.as_raw_fd(), libc::EPOLLPRI, id)
 }
 
-fn epoll_add_event(set: BorrowedFd<'_>, fd: RawFd, events: i32, id: u64) -> Result<(), Errno> {
+/// Adds a descriptor to the set, for `events` and what needs no asking (EPOLLHUP, EPOLLERR), to be told
+/// with a number of the caller's choice.
+///
+/// epoll_ctl(2): ENOSPC at fs.epoll.max_user_watches, EPERM for a file that cannot be waited for.
+#[doc(alias = "epoll_ctl")]
+pub(crate) fn epoll_add_event(
+    set: BorrowedFd<'_>,
+    fd: RawFd,
+    events: i32,
+    id: u64,
+) -> Result<(), Errno> {
     let event = libc::epoll_event {
         events: events as u32,
         u64: id,
@@ -90,26 +92,34 @@ fn epoll_add_event(set: BorrowedFd<'_>, fd: RawFd, events: i32, id: u64) -> Resu
     .map(drop)
 }
 
-/// Waits for a set of two, at most `limit`; the numbers of the descriptors that are ready.
+/// Waits for a set, at most `limit`; how many `events` were written.
 ///
-/// epoll_pwait(2): EINTR after a signal handler, and after SIGSTOP and SIGCONT.
-#[doc(alias = "epoll_pwait")]
+/// epoll_pwait(2): EINTR after a signal handler, and after SIGSTOP and SIGCONT; EINVAL where there is
+/// no room for an event.
 pub(crate) fn epoll_wait(
     set: BorrowedFd<'_>,
     limit: Option<Duration>,
-) -> Result<[Option<RawFd>; 2], Errno> {
+    events: &mut [libc::epoll_event],
+) -> Result<usize, Errno> {
     // Rounded up, so that a wait is never a busy loop; one that is longer than can be said ends
     // early.
     let limit = limit.map_or(-1, |limit| {
-        i32::try_from(limit.as_millis().saturating_add(1)).unwrap_or(i32::MAX)
+        let millis = limit.as_nanos().div_ceil(1_000_000);
+        i32::try_from(millis).unwrap_or(i32::MAX)
     });
-    let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+    epoll_pwait(set, limit, events)
+}
+
+/// The same with a limit in milliseconds, negative for none.
+fn epoll_pwait(
+    set: BorrowedFd<'_>,
+    limit: i32,
+    events: &mut [libc::epoll_event],
+) -> Result<usize, Errno> {
     let place = events.as_mut_ptr() as usize;
     let args = [fd_arg(set), place, events.len(), int_arg(limit), 0, 0];
-    // SAFETY: the kernel writes at most two epoll_events; no signal mask.
-    let count = unsafe { syscall(libc::SYS_epoll_pwait, args) }?;
-    let [first, second] = events.map(|event| event.u64 as RawFd);
-    Ok([(count > 0).then_some(first), (count > 1).then_some(second)])
+    // SAFETY: the kernel writes at most as many epoll_events as there is room for; no signal mask.
+    unsafe { syscall(libc::SYS_epoll_pwait, args) }
 }
 
 /// CLOCK_MONOTONIC, for a child that may not use the C library's.
@@ -297,10 +307,7 @@ cfg_if::cfg_if! {
             limit: i32,
         ) -> Result<impl Iterator<Item = u64> + use<N>, Errno> {
             let mut events = [libc::epoll_event { events: 0, u64: 0 }; N];
-            let place = events.as_mut_ptr() as usize;
-            let args = [fd_arg(set), place, N, int_arg(limit), 0, 0];
-            // SAFETY: the kernel writes at most N epoll_events; no signal mask.
-            let count = unsafe { syscall(libc::SYS_epoll_pwait, args) }?;
+            let count = epoll_pwait(set, limit, &mut events)?;
             Ok(events.into_iter().take(count).map(|event| event.u64))
         }
 
