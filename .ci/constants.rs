@@ -146,7 +146,7 @@ macro_rules! functions {
 }
 
 constants! {
-    EventFilter::EVFILT_PROC, EventFilter::EVFILT_READ,
+    EventFilter::EVFILT_PROC, EventFilter::EVFILT_READ, EventFilter::EVFILT_SIGNAL,
     libc::F_GETFL, libc::F_SETFD,
     SigmaskHow::SIG_SETMASK,
     Errno::EACCES, Errno::EBADF, Errno::EINTR, Errno::EINVAL, Errno::ENOBUFS, Errno::ENOENT,
@@ -168,7 +168,7 @@ constants! {
 constants! { libc::RLIMIT_AS }
 
 flags! {
-    EvFlags::EV_ADD, EvFlags::EV_CLEAR, EvFlags::EV_EOF,
+    EvFlags::EV_ADD, EvFlags::EV_CLEAR, EvFlags::EV_DELETE, EvFlags::EV_EOF,
     FilterFlag::NOTE_EXIT,
     FdFlag::FD_CLOEXEC,
     OFlag::O_ACCMODE, OFlag::O_CLOEXEC, OFlag::O_DIRECTORY, OFlag::O_NONBLOCK, OFlag::O_RDONLY,
@@ -248,7 +248,10 @@ functions! {
 mod freebsd {
     use super::*;
 
-    constants! { libc::P_PID, libc::PROC_PDEATHSIG_CTL, libc::PROC_PDEATHSIG_STATUS }
+    constants! {
+        EventFilter::EVFILT_PROCDESC,
+        libc::P_PID, libc::PROC_PDEATHSIG_CTL, libc::PROC_PDEATHSIG_STATUS,
+    }
 
     integers! { id_t }
 
