@@ -35,8 +35,7 @@ pub(crate) enum Interest<'fd> {
     /// reaped. Who passes a pid knows that it cannot be another's by now, or asks afterwards.
     ///
     /// `ESRCH`: it has ended already (a zombie on macOS, NetBSD and OpenBSD; one that was reaped
-    /// everywhere), or, on FreeBSD and DragonFly, may not be seen by this user. `EACCES`: NetBSD,
-    /// OpenBSD, another user's.
+    /// everywhere), or, on FreeBSD, may not be seen by this user. `EACCES`: NetBSD, another user's.
     Exit(i32),
     /// The end of the process behind this descriptor, told once: a process descriptor of FreeBSD's
     /// pdfork(2), a pidfd of Linux. Elsewhere `ENOSYS`.
@@ -80,6 +79,6 @@ pub(crate) trait EventSource {
     ///
     /// 0 is *not* that the limit is up: a signal handler (EINTR), an event that means nothing to the
     /// caller, or the longest time the system can sleep end a wait early. Whoever has a deadline looks
-    /// at the clock. An error is final: the source is closed, or never was one.
+    /// at the clock. A limit of zero does not sleep, and nothing interrupts it. An error is final: the source is closed, or never was one.
     fn wait(&self, limit: Option<Duration>, events: &mut [Event]) -> Result<usize, Errno>;
 }

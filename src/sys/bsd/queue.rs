@@ -3,17 +3,20 @@
 //! Where the systems differ, by their kernels' sources (`sys/kern/kern_event.c` of FreeBSD, NetBSD
 //! and OpenBSD, `bsd/kern/kern_event.c` of xnu):
 //!
-//! - **A zombie.** FreeBSD registers its exit and tells it with the next wait (filt_procattach(), which
-//!   looks among zombies as well and activates the note of a process with P_WEXIT). macOS, NetBSD
-//!   and OpenBSD find no such process: ESRCH. For a pid that nobody has it is ESRCH everywhere.
-//! - **Who may.** NetBSD and OpenBSD refuse another user's process and one that gained privileges by
-//!   exec, unless we are root: EACCES. FreeBSD asks whether the process can be seen (p_cansee(): jails,
-//!   security.bsd.see_other_uids) and answers ESRCH if not. macOS asks only who wants the exit
-//!   *status* as well (NOTE_EXITSTATUS), which nobody wants here.
+//! - **A zombie.** FreeBSD registers its exit and tells it with the next wait: filt_procattach() looks
+//!   among zombies as well, and activates the note of a process with P_WEXIT. macOS (proc_find()), NetBSD
+//!   (proc_find() takes SACTIVE and SSTOP only) and OpenBSD (PS_EXITING) find no such process: ESRCH. For
+//!   a pid that nobody has it is ESRCH everywhere.
+//! - **Who may.** NetBSD refuses another user's process and one that gained privileges by exec,
+//!   unless we are root: EACCES (KAUTH_PROCESS_KEVENT_FILTER). OpenBSD did, and no longer does since it
+//!   has pledge(2): without the promise "proc" the *caller* is stopped there, by a signal or EPERM.
+//!   FreeBSD asks whether the process can be seen (p_cansee(): jails, security.bsd.see_other_uids) and
+//!   answers ESRCH if not. macOS asks only who wants the exit *status* as well (NOTE_EXITSTATUS), which
+//!   nobody wants here.
 //! - **Told once.** NOTE_EXIT makes its note EV_ONESHOT and EV_EOF (filt_proc()), on all: the kernel
 //!   removes it as it is read. EV_CLEAR is added by the kernel to every EVFILT_PROC.
 //! - **A traced process** on macOS: its exit is told to its tracer alone, and to the others when
-//!   the tracer has waited for it and given it back (filt_procevent()).
+//!   the tracer has waited for it and given it back (filt_procevent(); by its own comment).
 //! - **Data in a pipe.** EVFILT_READ is level-triggered, so unread data would wake a waiter for ever;
 //!   with EV_CLEAR it is told once for each change. EV_EOF is set when the writers are gone whatever is
 //!   left to be read (filt_piperead()), and registering looks at what is so already.

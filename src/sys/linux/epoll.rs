@@ -233,7 +233,7 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .expect("cat");
-        let pid = child.id().cast_signed();
+        let pid = child.id() as i32;
         set.add(KEY, Interest::Exit(pid)).expect("registered");
         assert_eq!(wait(&set, 0), []);
         drop(child.stdin.take());
@@ -249,10 +249,12 @@ mod tests {
     #[test]
     fn data_is_no_end() {
         let set = Epoll::new().expect("a set");
-        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
         let closed = Interest::Closed(reader.as_fd());
         set.add(KEY, closed).expect("registered");
-        writer.write_all(b"unread").expect("written");
+        std::fs::File::from(writer.try_clone().expect("a copy"))
+            .write_all(b"unread")
+            .expect("written");
         assert_eq!(wait(&set, 0), []);
         drop(writer);
         assert_eq!(wait(&set, 60_000), [END]);
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn places_are_given_back() {
         let set = Epoll::new().expect("a set");
-        let own = std::process::id().cast_signed();
+        let own = std::process::id() as i32;
         for _ in 0..OWN {
             set.add(KEY, Interest::Exit(own)).expect("registered");
         }
