@@ -5,17 +5,29 @@
 //! used when a plain signal is all that was asked for. A grace, a channel, a callback and a pipe need
 //! a watcher: that of [`kqueue`].
 //!
-//! What holds there, and is not as on Linux:
+//! What holds there, and is not as on Linux, by the kernel's source (`sys/kern`, versions
+//! from 12 to 15 read):
 //!
-//! - The setting is the process's, not a thread's, so any thread may make it; and it means the parent
-//!   *process*: exit1() goes through the children when the process exits, not when a thread ends.
-//! - It is sent whatever the users are (kern_psignal() asks for no permission).
-//! - setuid(2) and its kin keep it. A fork does not pass it on, and exec of a set-user-ID or
-//!   set-group-ID file, or one for which a MAC policy changes the label, clears it; a plain exec
-//!   keeps it. [`Limit::Credentials`] stands for that exec. [`rearm`](Armed::rearm) sets it again in
-//!   any case.
-//! - It concerns the parent alone: who is adopted by a reaper is not signalled at the reaper's exit
-//!   unless it arms again. Linux signals again, here it is one more signal of the same kind.
+//! - The setting is the process's (p_pdeathsig in struct proc), not a thread's, so any thread may
+//!   make it; and only for itself (pdeathsig_ctl(), kern_procctl.c). It means the parent *process*:
+//!   exit1(), kern_exit.c, goes through the children when the process exits, not when a thread ends.
+//! - It is sent whatever the users are (kern_psignal() asks for no permission), after the child has its
+//!   new parent, and before NOTE_EXIT.
+//! - No change of credentials touches it: setuid(2) and its kin (kern_prot.c) keep it, and nothing
+//!   but procctl, fork and exec was found to write it. What clears it:
+//!   - fork: it lies in the part of struct proc that a new process has zeroed.
+//!   - exec of a file that would change credentials (do_execve(), kern_exec.c, credential_changing):
+//!     set-user-ID with an owner who is not our effective user, set-group-ID likewise, or one whose label
+//!     a MAC policy would change. Looked at before everything that may forbid the change (a nosuid
+//!     mount, a tracer, capability mode) and before the file is known to be executable, so it is cleared
+//!     also where the ids stay as they are, and where the exec fails. A plain exec keeps it.
+//!
+//!   [`Limit::SetIdExec`] stands for that exec. [`rearm`](Armed::rearm) sets it again, and is needed
+//!   after an exec that failed, nowhere else.
+//! - It is not cleared by having been sent: exit1() sends it at the exit of *every* parent the process
+//!   has, so of the reaper that adopted it as well. As on Linux.
+//! - Under a debugger the original parent counts: its exit signals the children whom a debugger holds
+//!   (p_orphans). The debugger's own exit sends them SIGKILL, whatever was set.
 
 #![allow(unsafe_code)]
 
@@ -104,7 +116,7 @@ impl Armed {
         let mut report = watch.report();
         if self.signal.is_some() {
             report.second_line = Some(Mechanism::ParentDeathSignal);
-            report.limits.push(Limit::Credentials);
+            report.limits.push(Limit::SetIdExec);
         }
         report
     }
@@ -115,7 +127,7 @@ impl Armed {
             Limit::ParentsMemory,
             Limit::Fork,
             Limit::ParentsExec,
-            Limit::Credentials,
+            Limit::SetIdExec,
         ];
         // Every way through `arm` sets one of the two.
         let known = self.signal.map_or(Known::Descriptor, |set| set.known);

@@ -74,8 +74,12 @@ pub enum Limit {
     Exec,
     /// The end of one thread of the parent counts, though the process lives.
     ThreadScope,
-    /// A change of this process's credentials takes it away until it is armed again.
+    /// A change of this process's credentials takes it away until it is armed again (Linux's
+    /// parent-death signal).
     Credentials,
+    /// exec of a program that is set-user-ID or set-group-ID to others takes it away (FreeBSD's
+    /// parent-death signal; a plain exec keeps it).
+    SetIdExec,
     /// The parent may have been replaced by a subreaper before it was armed.
     AdoptedBefore,
     /// A copy of the pipe's write end in another process keeps the parent alive for us.
@@ -94,6 +98,7 @@ impl fmt::Display for Limit {
             Self::Exec => "exec in this process ends it",
             Self::ThreadScope => "the end of the thread that created this process counts",
             Self::Credentials => "a change of credentials takes it away until it is armed again",
+            Self::SetIdExec => "exec of a set-user-ID or set-group-ID program takes it away",
             Self::AdoptedBefore => "a parent that died before cannot be told from a subreaper",
             Self::OtherWriters => "another process that holds the pipe's write end keeps it open",
             Self::SendersPermission => "a parent that may not signal this process sends nothing",
