@@ -2,22 +2,33 @@
 //! parent's exit as a kqueue event, waited for by a thread. **Never run**, see
 //! `docs/platforms.md`.
 //!
-//! - A pid is registered as EVFILT_PROC with NOTE_EXIT, a pipe as EVFILT_READ, whose EV_EOF is the
-//!   parent's exit. Arming succeeds only after registration. ESRCH then is the parent's exit.
-//! - getppid is read before registration, so that a stranger's pid is never registered, and again
-//!   after it: if the parent is still the same, its pid was not reused in between, since a child is
-//!   given to another parent before a pid can be free. An exit in progress is not missed either:
-//!   NetBSD holds proc_lock from NOTE_EXIT until the children have their new parent, and OpenBSD
-//!   takes the pid out of its table (ESRCH) before both (exit1() in their kern_exit.c).
+//! The logic is `asked.rs` and `watcher.rs`, which run on Linux with a script in the place of the kernel
+//! (`orderings.rs`); what a queue does is `sys/bsd/queue.rs`. By the kernels' sources
+//! (`sys/kern/kern_exit.c`; xnu: `bsd/kern`):
+//!
+//! - Arming succeeds only after registration, between two looks at getppid: see `known::hold`. An exit
+//!   in progress is not missed either. macOS (proc_prepareexit(), then proc_exit()) and OpenBSD
+//!   (exit1() sets PS_EXITING; the reaper() thread tells) first refuse to find the pid, then give the
+//!   children another parent, then tell NOTE_EXIT. NetBSD finds only what is SACTIVE or SSTOP (proc_find(),
+//!   kern_proc.c). FreeBSD (exit1()) sets P_WEXIT, whose registration is told at once, gives
+//!   the children away, and tells, holding proctree_lock. So whoever registers too late to be told
+//!   sees ESRCH or another parent.
+//! - ESRCH is the parent's exit; but on FreeBSD also a parent that we may not see, if it is
+//!   still our parent: that is the errno.
 //! - The queue is not inherited by fork (kqueue(2)) and is close-on-exec. In a forked child the
 //!   original parent is but a number that may mean anybody, so only a pipe can be armed again there.
-//! - A change of our credentials changes nothing: they are looked at when registering. NetBSD and
-//!   OpenBSD refuse (EACCES) to watch another user's or a set-id parent unless we are root:
-//!   then a pipe is the way.
-//! - Where getppid names a tracer as the parent of a traced process, arming takes the tracer for it:
-//!   arm before a debugger is attached, or pass a pipe.
+//! - A change of our credentials changes nothing: they are looked at when registering. NetBSD, and
+//!   OpenBSD in releases that had no pledge(2) yet, refuse (EACCES) to watch another user's or a set-id
+//!   parent unless we are root: then a pipe is the way. OpenBSD after pledge(2) without "proc" lets
+//!   nobody register a pid (filt_procattach(), kern_event.c): arm before.
+//! - A debugger that has attached to *us* is who getppid names on macOS (p_ppid) and on others whose
+//!   getppid() reads the parent of the moment: arm before, or pass a pipe. FreeBSD's names the
+//!   original parent (p_oppid, kern_getppid()).
+//! - A debugger that has attached to the *parent* is the only one whom macOS tells of its exit; we are told
+//!   when it has waited for it (filt_procevent(), reap_child_locked()). Our getppid changes at once.
 //! - The thread has no descriptor table of its own here. A program that closes descriptors it does
-//!   not know (closefrom(2)) after arming ends the watch, silently.
+//!   not know (closefrom(2)) after arming ends the watch, silently; once the signal has been sent, SIGKILL
+//!   follows all the same.
 //! - Whether this process itself holds the pipe's write end is not looked for.
 
 use std::mem::ManuallyDrop;
@@ -26,28 +37,28 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{self as nix_signal, SigSet, SigmaskHow};
 use nix::unistd::Pid;
 
-use super::known::{self, pid_of, still_parent};
+use super::asked::{self, Asked};
+use super::known::{self, Who, pid_of, still_parent};
 use super::pipe;
-use super::watcher::{self, Wake, Watched};
+use super::watcher::{Process, Watcher};
 use super::{
     Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, ParentExited, Report, Request,
     Scope, Signal,
 };
 use crate::sys::bsd::Queue;
-use crate::sys::event_source::{Event, EventSource, Interest, Key};
+use crate::sys::event_source::Interest;
 
-/// What the events of a watch are called.
-const PARENT: Key = Key(0x7061_7265);
-const STOP: Key = Key(0x7374_6f70);
+/// FreeBSD, DragonFly: ESRCH for who may not be seen, p_cansee() in filt_procattach(),
+/// sys/kern/kern_event.c.
+const MAY_BE_HIDDEN: bool = cfg!(any(target_os = "freebsd", target_os = "dragonfly"));
 
 pub(super) fn is_supported() -> bool {
     true
@@ -90,7 +101,7 @@ impl Armed {
         };
         let mut limits = vec![
             Limit::Stopped,
-            // Not on OpenBSD, whose reaper frees the memory later.
+            // On OpenBSD as well: its reaper() tells after uvm_exit(), sys/kern/kern_exit.c.
             Limit::ParentsMemory,
             Limit::Fork,
             Limit::ParentsExec,
@@ -139,7 +150,7 @@ impl Armed {
         if self.parent_is_alive() {
             Ok(())
         } else {
-            Err(self.watch.parent.gone())
+            Err(known::gone(self.known(), known::current()))
         }
     }
 
@@ -147,12 +158,15 @@ impl Armed {
         if !self.is_ours() {
             return Ok(());
         }
-        let watch = ManuallyDrop::into_inner(self.watch);
+        // Before the thread is woken: it may be awake already.
+        self.watch.asked.binding().end();
         let step = ArmStep::Wakeup;
-        watch
-            .stop
-            .shutdown(Shutdown::Both)
-            .map_err(|errno| ArmError::Os { step, errno })
+        let ended = self.watch.stop.shutdown(Shutdown::Both);
+        ended.map_err(|errno| ArmError::Os { step, errno })?;
+        drop(ManuallyDrop::into_inner(self.watch));
+        // After a failure they stay: the program has closed the numbers, and may have given them another
+        // meaning.
+        Ok(())
     }
 }
 
@@ -180,40 +194,26 @@ impl Parent {
         Ok(Self { known, pipe })
     }
 
-    fn gone(&self) -> ArmError {
-        match self.known {
-            Known::Expected(pid) => ArmError::ParentGone {
-                expected: Some(pid),
-                found: known::current(),
-            },
-            Known::Unsaid(_) => ArmError::ParentGone {
-                expected: None,
-                found: known::current(),
-            },
-            Known::Descriptor => ArmError::ParentGone {
-                expected: None,
-                found: None,
-            },
+    /// What is registered.
+    fn end(&self) -> Interest<'_> {
+        match &self.pipe {
+            Some(pipe) => Interest::Closed(pipe.as_fd()),
+            None => Interest::Exit(
+                pid_of(self.known)
+                    .and_then(|pid| i32::try_from(pid).ok())
+                    .unwrap_or(0),
+            ),
         }
     }
 
-    /// A queue on which the parent's exit is an event, once.
-    fn queue(&self) -> Result<Queue, ArmError> {
-        let (step, exit) = match (self.known, &self.pipe) {
-            (_, Some(pipe)) => (
-                ArmStep::ParentFd(pipe.as_raw_fd()),
-                Interest::Closed(pipe.as_fd()),
-            ),
-            (known, None) => {
-                let pid = pid_of(known).unwrap_or(0);
-                let exit = Interest::Exit(i32::try_from(pid).unwrap_or(0));
-                (ArmStep::Register(pid), exit)
-            }
-        };
-        let queue = Queue::new().map_err(ArmError::os(step))?;
-        match queue.add(PARENT, exit) {
-            Err(Errno::ESRCH) => Err(self.gone()),
-            registered => registered.map(|()| queue).map_err(ArmError::os(step)),
+    fn who(&self) -> Who {
+        Who {
+            known: self.known,
+            step: match &self.pipe {
+                Some(pipe) => ArmStep::ParentFd(pipe.as_raw_fd()),
+                None => ArmStep::Register(pid_of(self.known).unwrap_or(0)),
+            },
+            may_be_hidden: MAY_BE_HIDDEN,
         }
     }
 }
@@ -222,15 +222,14 @@ impl Parent {
 #[derive(Debug)]
 struct Watch {
     parent: Parent,
-    /// What the thread waits on: the parent, and `stopped`.
-    waited: Queue,
-    /// What the handle asks. A queue of its own, because an event is taken out by whoever sees it.
-    asked: Queue,
-    /// Set by whoever has taken the event of the parent's exit.
-    seen_gone: AtomicBool,
+    /// The thread's.
+    watcher: Watcher<Queue>,
+    /// The handle's.
+    asked: Asked<Queue>,
     /// Shut down to end the watch; a plain close would not do while a forked child has a copy.
     stop: UnixStream,
-    stopped: UnixStream,
+    /// Never read: registered.
+    _stopped: UnixStream,
 }
 
 impl Watch {
@@ -240,22 +239,18 @@ impl Watch {
             errno,
         };
         let (stop, stopped) = UnixStream::pair().map_err(wakeup)?;
+        let who = parent.who();
+        let queue = || Queue::new().map_err(ArmError::os(who.step));
+        let queues = [queue()?, queue()?];
+        let (end, current) = (parent.end(), known::current);
+        let (watcher, asked) = asked::arm(who, current, queues, end, stopped.as_fd())?;
         let watch = Arc::new(Self {
-            waited: parent.queue()?,
-            asked: parent.queue()?,
             parent,
-            seen_gone: AtomicBool::new(false),
+            watcher,
+            asked,
             stop,
-            stopped,
+            _stopped: stopped,
         });
-        let end = Interest::Readable(watch.stopped.as_fd());
-        let registered = watch.waited.add(STOP, end);
-        registered.map_err(ArmError::os(ArmStep::Wakeup))?;
-        // Registered: if the parent is the same now, it was the right one, and will be noticed.
-        still_parent(watch.parent.known)?;
-        if watch.is_parent_gone() {
-            return Err(watch.parent.gone());
-        }
         watch.spawn(action)?;
         Ok(watch)
     }
@@ -271,7 +266,7 @@ impl Watch {
             .map_err(ArmError::os(ArmStep::Thread))?;
         let spawned = thread::Builder::new()
             .name("exit-with-parent".to_owned())
-            .spawn(move || watcher::run(&*watch, &action, event));
+            .spawn(move || watch.watcher.run(&OwnProcess, &action, event));
         let restored = before.thread_set_mask();
         spawned.map(drop).map_err(|errno| ArmError::Os {
             step: ArmStep::Thread,
@@ -280,51 +275,33 @@ impl Watch {
         restored.map_err(ArmError::os(ArmStep::Thread))
     }
 
-    /// Takes what a queue has to say.
-    fn look(&self, queue: &Queue, limit: Option<Duration>) -> Wake {
-        let mut events = [Event::NONE; 2];
-        // The program has closed the queue: there is nothing left to wait for.
-        let Ok(count) = queue.wait(limit, &mut events) else {
-            return Wake::Disarmed;
-        };
-        let mut stopped = false;
-        for event in events.iter().take(count) {
-            if event.key == PARENT {
-                self.seen_gone.store(true, Ordering::Release);
-            } else {
-                stopped = true;
-            }
-        }
-        if stopped {
-            Wake::Disarmed
-        } else if self.seen_gone.load(Ordering::Acquire) {
-            Wake::ParentExited
-        } else {
-            Wake::Nothing
-        }
-    }
-
     fn is_parent_gone(&self) -> bool {
-        self.seen_gone.load(Ordering::Acquire)
-            || self.look(&self.asked, Some(Duration::ZERO)) == Wake::ParentExited
+        // Where the program has closed the queue, what can be said is who our parent is, and that
+        // somebody watches.
+        self.asked.is_gone().unwrap_or_else(|_| {
+            !self.asked.binding().is_watched() || still_parent(self.parent.known).is_err()
+        })
     }
 }
 
-impl Watched for Watch {
-    fn wait(&self, limit: Option<Duration>) -> Wake {
-        self.look(&self.waited, limit)
-    }
+/// What the thread does to the process.
+#[derive(Debug)]
+struct OwnProcess;
 
-    fn wait_disarmed(&self, limit: Duration) -> Wake {
-        // The parent's event was taken out by `wait`: what wakes us is the end of the watch.
-        self.look(&self.waited, Some(limit))
-    }
-
+impl Process for OwnProcess {
     fn signal_self(&self, signal: Signal) {
         // Every signal of these systems that `Signal` can hold has a name.
         if let Ok(named) = nix_signal::Signal::try_from(signal.number()) {
             let _ = nix_signal::kill(Pid::this(), named);
         }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) {
+        thread::sleep(time);
     }
 }
 

@@ -53,16 +53,21 @@ mod report;
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
+        mod binding;
         mod known;
         mod linux;
         mod pipe;
+        mod primitive;
         mod watcher;
         use linux as platform;
     } else if #[cfg(target_os = "freebsd")] {
+        mod asked;
+        mod binding;
         mod freebsd;
         mod known;
         mod kqueue;
         mod pipe;
+        mod primitive;
         mod watcher;
         use freebsd as platform;
     } else if #[cfg(any(
@@ -71,9 +76,12 @@ cfg_if::cfg_if! {
         target_os = "openbsd",
         target_os = "dragonfly",
     ))] {
+        mod asked;
+        mod binding;
         mod known;
         mod kqueue;
         mod pipe;
+        mod primitive;
         mod watcher;
         use kqueue as platform;
     } else {
@@ -81,6 +89,12 @@ cfg_if::cfg_if! {
         use unsupported as platform;
     }
 }
+
+// On Linux only its tests ask by a source: the parent is a descriptor there.
+#[cfg(all(test, target_os = "linux"))]
+mod asked;
+#[cfg(all(test, target_os = "linux"))]
+mod orderings;
 
 #[cfg(all(feature = "cli", target_os = "linux"))]
 pub(crate) use platform::Parent;

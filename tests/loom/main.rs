@@ -1,7 +1,7 @@
-//! The launcher's meeting points of threads, as loom models: every interleaving within loom's bounds.
+//! Meeting points of threads, as loom models: every interleaving within loom's bounds.
 //!
 //! The files are the crate's own, compiled here with loom's primitives in place of std's
-//! (`src/launcher/linux/primitive.rs`). Bounds: three threads, all interleavings (no preemption bound).
+//! (`src/launcher/linux/primitive.rs`, `src/exit_with_parent/primitive.rs`). Bounds: three threads, all interleavings (no preemption bound).
 
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
 
@@ -10,6 +10,8 @@ mod primitive {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
     pub(super) use std::sync::PoisonError;
 }
+#[path = "../../src/exit_with_parent/binding.rs"]
+mod binding;
 #[path = "../../src/launcher/linux/claim.rs"]
 mod claim;
 #[path = "../../src/launcher/linux/news.rs"]
@@ -27,6 +29,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::thread;
 
+use binding::Binding;
 use claim::{Claim, Settled};
 use news::News;
 use outcome::Outcome;
@@ -142,5 +145,68 @@ fn everybody_has_the_status() {
         assert_eq!(mine, theirs);
         assert!(mine == Some(70) || mine == Some(71));
         assert!(outcome.is_known());
+    });
+}
+
+/// The thread has been told of the parent's exit, and the handle ends the binding: once that has returned,
+/// the process is not signalled.
+#[test]
+fn the_end_of_a_binding_wins() {
+    loom::model(|| {
+        let binding = Arc::new(Binding::new());
+        let ended = Arc::new(AtomicBool::new(false));
+        let signals = Arc::new(AtomicU32::new(0));
+        let watcher = {
+            let (binding, ended, signals) = (binding.clone(), ended.clone(), signals.clone());
+            thread::spawn(move || {
+                binding.note_gone();
+                // SIGTERM, and after the grace SIGKILL.
+                let mut done = 0;
+                while done < 2
+                    && binding.act(|| {
+                        assert!(!ended.load(Ordering::SeqCst), "signalled after the end");
+                        signals.fetch_add(1, Ordering::SeqCst);
+                    })
+                {
+                    done += 1;
+                }
+                binding.note_unwatched();
+                done
+            })
+        };
+        binding.end();
+        ended.store(true, Ordering::SeqCst);
+        let before = signals.load(Ordering::SeqCst);
+        assert_eq!(watcher.join().unwrap(), before);
+        assert!(!binding.act(|| ()));
+    });
+}
+
+/// The parent's exit is an event in two queues, one the thread's and one the handle's, which two threads
+/// of the program ask. Whoever asks once it has happened is told so, whoever took the event out.
+#[test]
+fn nobody_is_told_otherwise() {
+    loom::model(|| {
+        let binding = Arc::new(Binding::new());
+        // It has happened, and stands in both queues.
+        let asked = Arc::new(AtomicBool::new(true));
+        let ask = |binding: &Binding, asked: &AtomicBool| {
+            binding
+                .is_gone(|| Ok::<_, Infallible>(asked.swap(false, Ordering::AcqRel)))
+                .unwrap()
+        };
+        let other = {
+            let (binding, asked) = (binding.clone(), asked.clone());
+            thread::spawn(move || ask(&binding, &asked))
+        };
+        let watcher = {
+            let binding = binding.clone();
+            thread::spawn(move || binding.note_gone())
+        };
+        assert!(ask(&binding, &asked), "the exit was lost to the first");
+        assert!(other.join().unwrap(), "the exit was lost to the other");
+        watcher.join().unwrap();
+        assert!(ask(&binding, &asked));
+        assert!(!binding.is_watched());
     });
 }

@@ -9,8 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
-use crate::exit_with_parent::known::{current, pid_of, still_parent, unsaid_parent};
+use crate::exit_with_parent::known::{Who, current, gone, hold, pid_of, unsaid_parent};
 use crate::exit_with_parent::pipe::{self, is_fifo, may_write};
+use crate::exit_with_parent::watcher::Refused;
 use crate::exit_with_parent::{ArmError, ArmStep, Expected, Known};
 use crate::sys::linux as sys;
 
@@ -27,24 +28,30 @@ pub(crate) struct Parent {
 impl Parent {
     /// Finds the parent and holds it.
     ///
-    /// A pid from `getppid` is safe to open as a pidfd if `getppid` still says the same afterwards:
-    /// a child is reparented when its parent exits, *before* the parent can be reaped and its pid
-    /// be used again, and always to an older process (find_new_reaper, kernel/exit.c).
+    /// A pid from `getppid` is safe to open as a pidfd if `getppid` still says the same afterwards
+    /// ([`hold`]): a child is reparented when its parent exits, *before* the parent can be reaped and
+    /// its pid be used again, and always to an older process (find_new_reaper, kernel/exit.c).
     pub(crate) fn open(expected: Expected) -> Result<Self, ArmError> {
         let known = match expected {
             Expected::Fd(fd) => return Self::from_fd(fd),
             Expected::Pid(pid) => Known::Expected(pid),
             Expected::Unsaid => Known::Unsaid(unsaid_parent()?),
         };
-        let fd = open_pidfd(known)?;
-        let parent = Self {
+        let pid = pid_of(known).unwrap_or(0);
+        let who = Who {
+            known,
+            step: ArmStep::OpenPidfd(pid),
+            may_be_hidden: false,
+        };
+        let fd = hold(who, current, || {
+            sys::pidfd_open(i32::try_from(pid).unwrap_or(0)).map_err(Refused::Parent)
+        })?;
+        Ok(Self {
             file: file_of(fd.as_fd()),
             fd,
             events: PollFlags::POLLIN,
             known,
-        };
-        still_parent(known)?;
-        Ok(parent)
+        })
     }
 
     fn from_fd(fd: OwnedFd) -> Result<Self, ArmError> {
@@ -65,10 +72,7 @@ impl Parent {
             known: Known::Descriptor,
         };
         if parent.has_ended().map_err(ArmError::os(step))? {
-            return Err(ArmError::ParentGone {
-                expected: None,
-                found: None,
-            });
+            return Err(gone(parent.known, None));
         }
         Ok(parent)
     }
@@ -88,7 +92,7 @@ impl Parent {
     #[cfg(feature = "cli")]
     pub(crate) fn is_gone(&self) -> bool {
         self.has_ended()
-            .unwrap_or_else(|_| still_parent(self.known).is_err())
+            .unwrap_or_else(|_| crate::exit_with_parent::known::still_parent(self.known).is_err())
     }
 
     /// Whether the number still means what it meant, as far as the file itself tells.
@@ -119,20 +123,6 @@ impl Parent {
 
 fn file_of(fd: BorrowedFd<'_>) -> Option<(libc::dev_t, libc::ino_t)> {
     fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
-}
-
-fn open_pidfd(known: Known) -> Result<OwnedFd, ArmError> {
-    // Before the pid is used at all: one that is not our parent may be anybody's.
-    still_parent(known)?;
-    let pid = pid_of(known).unwrap_or(0);
-    let raw = i32::try_from(pid).unwrap_or(0);
-    sys::pidfd_open(raw).map_err(|errno| match errno {
-        Errno::ESRCH => ArmError::ParentGone {
-            expected: Some(pid),
-            found: current(),
-        },
-        errno => ArmError::os(ArmStep::OpenPidfd(pid))(errno),
-    })
 }
 
 /// waitid(2) answers EBADF for what is no pidfd, and something else (ECHILD, mostly) for one.

@@ -3,18 +3,18 @@
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::Parent;
+use crate::exit_with_parent::binding::Binding;
 use crate::exit_with_parent::known;
-use crate::exit_with_parent::watcher::{self, Wake, Watched};
+use crate::exit_with_parent::watcher::{Process, Refused, Watcher};
 use crate::exit_with_parent::{Action, ArmError, ArmStep, ParentExited, Signal};
-use crate::sys::event_source::{Event, EventSource, Interest, Key};
+use crate::sys::event_source::Interest;
 use crate::sys::linux as sys;
 
 /// The watcher thread's side of a handle. Its descriptors stay open when the handle is dropped:
@@ -27,20 +27,20 @@ pub(super) struct Watch {
     thread: i32,
     /// Whether the thread has a descriptor table of its own.
     own_table: bool,
-    /// Whether the thread watches, and has not seen the parent's end.
-    watching: Arc<AtomicBool>,
+    /// What it meets the thread by.
+    binding: Arc<Binding>,
 }
 
 impl Watch {
     pub(super) fn start(parent: Parent, action: Action) -> Result<Self, ArmError> {
         let stop = sys::eventfd().map_err(ArmError::os(ArmStep::Wakeup))?;
-        let watching = Arc::new(AtomicBool::new(true));
+        let binding = Arc::new(Binding::new());
         let fds = WatcherFds {
             parent: parent.poll_fd().as_fd().as_raw_fd(),
             is_pipe: parent.is_pipe(),
             stop: stop.as_raw_fd(),
         };
-        let seen = Arc::clone(&watching);
+        let shared = Arc::clone(&binding);
         let event = ParentExited { pid: parent.pid() };
         let (ready, is_ready) = crossbeam_channel::bounded(1);
         // The thread must never run a handler of the program's: it is born with all signals blocked.
@@ -53,10 +53,10 @@ impl Watch {
             .name("exit-with-parent".to_owned())
             .spawn(move || {
                 let own_table = fds.leave_the_programs_descriptors();
-                match WatcherThread::new(fds, seen) {
-                    Ok(thread) => {
+                match fds.register(shared) {
+                    Ok(watcher) => {
                         let _ = ready.send(Ok((sys::gettid(), own_table)));
-                        watcher::run(&thread, &action, event);
+                        watcher.run(&OwnProcess, &action, event);
                     }
                     Err(errno) => {
                         let _ = ready.send(Err(errno));
@@ -78,13 +78,13 @@ impl Watch {
             stop: ManuallyDrop::new(stop),
             thread,
             own_table,
-            watching,
+            binding,
         })
     }
 
     /// Whether the thread watches and has not seen the parent's end, nor have we.
     pub(super) fn sees_the_parent(&self) -> bool {
-        self.watching.load(Ordering::Acquire) && known::still_parent(self.parent.known()).is_ok()
+        self.binding.is_watched() && known::still_parent(self.parent.known()).is_ok()
     }
 
     /// Whether the program has closed our descriptors (closefrom(3)): their numbers may mean anything
@@ -126,6 +126,8 @@ impl Watch {
         if self.is_closed_here() {
             return Err(ArmError::os(ArmStep::Wakeup)(Errno::EBADF));
         }
+        // Before the thread is woken: it may be awake already.
+        self.binding.end();
         sys::eventfd_wake(self.stop.as_fd()).map_err(ArmError::os(ArmStep::Wakeup))?;
         if self.own_table {
             drop(ManuallyDrop::into_inner(self.parent));
@@ -152,67 +154,39 @@ impl WatcherFds {
         let (low, high) = (self.parent.min(self.stop), self.parent.max(self.stop));
         sys::unshare_descriptors_except(low, high).is_ok()
     }
-}
 
-/// What the events of a watch are called. The program may have put a set of its own in the place of ours
-/// (in a shared table): not what its entries are called, therefore.
-const PARENT: Key = Key(0x7061_7265);
-const STOP: Key = Key(0x7374_6f70);
-
-/// The thread, with the set it waits on: made by itself, so that it is in its own table.
-#[derive(Debug)]
-struct WatcherThread {
-    /// Never closed by hand: the thread's end closes its table, and in a shared one the program may
-    /// have closed the number and given it another meaning.
-    set: ManuallyDrop<sys::Epoll>,
-    watching: Arc<AtomicBool>,
-}
-
-impl WatcherThread {
-    fn new(fds: WatcherFds, watching: Arc<AtomicBool>) -> Result<Self, Errno> {
+    /// Made by the thread, so that the set is in its own table; and never closed by hand: the thread's
+    /// end closes its table, and in a shared one the program may have closed the number and given it
+    /// another meaning.
+    fn register(self, binding: Arc<Binding>) -> Result<ManuallyDrop<Watcher<sys::Epoll>>, Errno> {
         let set = sys::Epoll::new()?;
-        sys::with_raw_fd(fds.stop, |stop| set.add(STOP, Interest::Readable(stop)))?;
-        sys::with_raw_fd(fds.parent, |parent| {
-            let end = if fds.is_pipe {
-                Interest::Closed(parent)
-            } else {
-                Interest::ProcessDescriptor(parent)
-            };
-            set.add(PARENT, end)
-        })?;
-        Ok(Self {
-            set: ManuallyDrop::new(set),
-            watching,
-        })
+        let watcher = sys::with_raw_fd(self.stop, |stop| {
+            sys::with_raw_fd(self.parent, |parent| {
+                let end = if self.is_pipe {
+                    Interest::Closed(parent)
+                } else {
+                    Interest::ProcessDescriptor(parent)
+                };
+                Watcher::register(set, binding, end, stop)
+            })
+        });
+        watcher
+            .map(ManuallyDrop::new)
+            .map_err(|(Refused::Parent(errno) | Refused::Stop(errno))| errno)
     }
 }
 
-impl Watched for WatcherThread {
-    fn wait(&self, limit: Option<Duration>) -> Wake {
-        let mut events = [Event::NONE; 2];
-        let wake = match self.set.wait(limit, &mut events) {
-            Ok(0) => Wake::Nothing,
-            Ok(count) => {
-                let is = |key| events.iter().take(count).any(|event| event.key == key);
-                if is(PARENT) && !is(STOP) {
-                    Wake::ParentExited
-                } else {
-                    // Also where the events are of a set that the program has made in our place.
-                    Wake::Disarmed
-                }
-            }
-            // In a shared table the program has closed the set. Nothing is left to wait for.
-            Err(_) => Wake::Disarmed,
-        };
-        if wake != Wake::Nothing {
-            self.watching.store(false, Ordering::Release);
-        }
-        wake
+/// What the thread does to the process.
+#[derive(Debug)]
+struct OwnProcess;
+
+impl Process for OwnProcess {
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 
-    fn wait_disarmed(&self, limit: Duration) -> Wake {
-        // The parent has been said.
-        self.wait(Some(limit))
+    fn sleep(&self, time: Duration) {
+        thread::sleep(time);
     }
 
     fn signal_self(&self, signal: Signal) {
