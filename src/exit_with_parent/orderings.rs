@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -40,6 +40,8 @@ enum Step {
     Given,
     /// Those who have registered are told.
     Told,
+    /// Its pid is a stranger's.
+    Reused,
 }
 
 /// A kernel: what happens at once, in order, when a process exits. The sources: `kqueue.rs`.
@@ -58,6 +60,7 @@ const BY_PID: System = System {
         &[Step::Given],
         &[Step::Told],
         &[Step::Unfindable],
+        &[Step::Reused],
     ],
     known: Known::Expected(PARENT_PID),
     may_hide: true,
@@ -67,19 +70,32 @@ const SYSTEMS: [System; 5] = [
     BY_PID,
     System {
         name: "macOS, OpenBSD",
-        exit: &[&[Step::Unfindable], &[Step::Given], &[Step::Told]],
+        exit: &[
+            &[Step::Unfindable],
+            &[Step::Given],
+            &[Step::Told],
+            &[Step::Reused],
+        ],
         known: Known::Unsaid(PARENT_PID),
         may_hide: false,
     },
     System {
         name: "NetBSD",
-        exit: &[&[Step::Unfindable, Step::Told, Step::Given]],
+        exit: &[
+            &[Step::Unfindable, Step::Told, Step::Given],
+            &[Step::Reused],
+        ],
         may_hide: false,
         ..BY_PID
     },
     System {
         name: "told before the children are given away",
-        exit: &[&[Step::Unfindable], &[Step::Told], &[Step::Given]],
+        exit: &[
+            &[Step::Unfindable],
+            &[Step::Told],
+            &[Step::Given],
+            &[Step::Reused],
+        ],
         may_hide: false,
         ..BY_PID
     },
@@ -146,6 +162,10 @@ enum Happening {
 struct Registered {
     keys: Vec<Key>,
     pending: Vec<Event>,
+    /// The end of the watch.
+    stop: Option<Key>,
+    /// Somebody who has our parent's pid.
+    stranger: bool,
 }
 
 /// What the process did.
@@ -163,6 +183,9 @@ struct World {
     exited: usize,
     /// 1: the binding is ended, 2: and the thread is being woken.
     disarmed: usize,
+    ended: Arc<AtomicBool>,
+    /// The logic knows that our parent is another.
+    knows_of_another: bool,
     closed: bool,
     /// Two sources: the thread's and the handle's.
     sources: [Registered; 2],
@@ -186,7 +209,9 @@ impl World {
     fn happenings(&self) -> Vec<Happening> {
         let armed = self.asked.is_some();
         let mut all = Vec::new();
-        if self.exited < self.system.exit.len() {
+        // Once armed nobody names the pid again, so that it does not matter who has it.
+        let next = self.system.exit.get(self.exited);
+        if next.is_some_and(|steps| !armed || !steps.contains(&Step::Reused)) {
             all.push(Happening::Exit);
         }
         if armed && self.left.disarm && self.disarmed < 2 {
@@ -243,6 +268,7 @@ impl Script {
             Happening::Disarm => {
                 world.disarmed += 1;
                 if world.disarmed == 1 {
+                    world.ended.store(true, Ordering::Relaxed);
                     world.asked.as_ref().unwrap().binding().end();
                 }
             }
@@ -273,7 +299,9 @@ impl Script {
 
     fn current_parent(&self) -> u32 {
         self.pass();
-        let given = self.0.borrow().has(Step::Given);
+        let mut world = self.0.borrow_mut();
+        let given = world.has(Step::Given);
+        world.knows_of_another |= given;
         if given { INIT } else { PARENT_PID }
     }
 }
@@ -291,13 +319,16 @@ impl EventSource for Source {
             let mut world = self.script.0.borrow_mut();
             world.left.refusals -= 1;
             world.refused = true;
-            return Err(Errno::EMFILE);
+            return Err(Errno::EACCES);
         }
         let mut world = self.script.0.borrow_mut();
         let (exiting, unfindable) = (world.has(Step::Exiting), world.has(Step::Unfindable));
+        let reused = world.has(Step::Reused);
+        assert!(!world.knows_of_another, "a stranger's pid is registered");
         let source = &mut world.sources[self.which];
         match interest {
-            Interest::Readable(_) => {}
+            Interest::Readable(_) => source.stop = Some(key),
+            _ if reused => source.stranger = true,
             _ if unfindable => return Err(Errno::ESRCH),
             _ if exiting => source.pending.push(Event { key, eof: true }),
             _ => source.keys.push(key),
@@ -317,12 +348,9 @@ impl EventSource for Source {
                 return Err(Errno::EBADF);
             }
             let mut ready = world.sources[self.which].pending.clone();
-            if self.which == 0 && world.disarmed == 2 {
-                let stop = Key(0x7374_6f70);
-                ready.push(Event {
-                    key: stop,
-                    eof: true,
-                });
+            let stop = world.sources[self.which].stop;
+            if let Some(key) = stop.filter(|_| world.disarmed == 2) {
+                ready.push(Event { key, eof: true });
             }
             let happenings = world.happenings();
             let spurious = usize::from(sleeps && world.left.spurious > 0);
@@ -419,6 +447,8 @@ fn run(choices: Choices, system: System, left: Budget, form: Form) -> (Choices, 
         left,
         exited: 0,
         disarmed: 0,
+        ended: Arc::default(),
+        knows_of_another: false,
         closed: false,
         sources: Default::default(),
         asked: None,
@@ -443,6 +473,8 @@ fn run(choices: Choices, system: System, left: Budget, form: Form) -> (Choices, 
         Known::Descriptor => Interest::Closed(input.as_fd()),
         _ => Interest::Exit(4711),
     };
+    script.pass();
+    let gone_before = script.0.borrow().has(Step::Told);
     let armed = arm(
         who,
         || Some(script.current_parent()),
@@ -452,9 +484,11 @@ fn run(choices: Choices, system: System, left: Budget, form: Form) -> (Choices, 
     );
     let armed = match armed {
         Ok((watcher, asked)) => {
+            assert!(!gone_before, "armed, by one who was gone");
             script.0.borrow_mut().asked = Some(Rc::new(asked));
             let called = Arc::new(AtomicUsize::new(0));
-            let action = action(form, &called);
+            let ended = Arc::clone(&script.0.borrow().ended);
+            let action = action(form, &called, ended);
             let subject = Subject {
                 script: script.clone(),
                 start: Instant::now(),
@@ -478,7 +512,7 @@ fn run(choices: Choices, system: System, left: Budget, form: Form) -> (Choices, 
     (std::mem::take(&mut world.choices), armed)
 }
 
-fn action(form: Form, called: &Arc<AtomicUsize>) -> Action {
+fn action(form: Form, called: &Arc<AtomicUsize>, ended: Arc<AtomicBool>) -> Action {
     let called = Arc::clone(called);
     let signal = |kill_after| Action::Signal {
         signal: Signal::TERM,
@@ -488,6 +522,7 @@ fn action(form: Form, called: &Arc<AtomicUsize>) -> Action {
         Form::Signal => signal(None),
         Form::Grace => signal(Some(GRACE)),
         Form::Call => Action::Call(Arc::new(move |_| {
+            assert!(!ended.load(Ordering::Relaxed), "called after the end");
             called.fetch_add(1, Ordering::Relaxed);
         })),
     }
@@ -507,6 +542,8 @@ fn check_the_watch(script: &Script, form: Form) {
     let world = script.0.borrow();
     let deeds = world.deeds.clone();
     assert!(!world.refused, "armed in spite of a refusal");
+    let stranger = world.sources.iter().any(|source| source.stranger);
+    assert!(!stranger, "a stranger is watched");
     let first = match form {
         Form::Call => Deed::Called,
         Form::Signal | Form::Grace => {
