@@ -3,16 +3,16 @@
 //! Where the systems differ, by their kernels' sources (`sys/kern/kern_event.c` of FreeBSD, NetBSD
 //! and OpenBSD, `bsd/kern/kern_event.c` of xnu):
 //!
-//! - **A zombie.** FreeBSD registers its exit and tells it with the next wait: filt_procattach() looks
-//!   among zombies as well, and activates the note of a process with P_WEXIT. macOS (proc_find()), NetBSD
-//!   (proc_find() takes SACTIVE and SSTOP only) and OpenBSD (PS_EXITING) find no such process: ESRCH. For
-//!   a pid that nobody has it is ESRCH everywhere.
+//! - **A zombie.** FreeBSD and DragonFly register its exit and tell it with the next wait:
+//!   filt_procattach() looks among zombies as well; FreeBSD's also activates the note of a process with
+//!   P_WEXIT. macOS (proc_find()), NetBSD (proc_find() takes SACTIVE and SSTOP only) and OpenBSD
+//!   (PS_EXITING) find no such process: ESRCH. For a pid that nobody has it is ESRCH everywhere.
 //! - **Who may.** NetBSD refuses another user's process and one that gained privileges by exec,
 //!   unless we are root: EACCES (KAUTH_PROCESS_KEVENT_FILTER). OpenBSD did, and no longer does since it
 //!   has pledge(2): without the promise "proc" the *caller* is stopped there, by a signal or EPERM.
 //!   FreeBSD asks whether the process can be seen (p_cansee(): jails, security.bsd.see_other_uids) and
-//!   answers ESRCH if not. macOS asks only who wants the exit *status* as well (NOTE_EXITSTATUS), which
-//!   nobody wants here.
+//!   answers ESRCH if not; DragonFly refuses another jail's (EACCES). macOS asks only who wants the
+//!   exit *status* as well (NOTE_EXITSTATUS), which nobody wants here.
 //! - **Told once.** NOTE_EXIT makes its note EV_ONESHOT and EV_EOF (filt_proc()), on all: the kernel
 //!   removes it as it is read. EV_CLEAR is added by the kernel to every EVFILT_PROC.
 //! - **A traced process** on macOS: its exit is told to its tracer alone, and to the others when
@@ -22,14 +22,16 @@
 //!   left to be read (filt_piperead()), and registering looks at what is so already.
 //! - **Refusals.** With room in the event list a failed change comes back as an event with EV_ERROR
 //!   and the call succeeds; without room the call fails with its errno. So changes are made without.
-//! - **The longest wait.** Times beyond some limit are EINVAL (NetBSD, OpenBSD, FreeBSD before 10:
-//!   100,000,000 s, itimerfix()) or are cut (to a day, FreeBSD, OpenBSD). A day is right everywhere.
-//! - **fork** does not pass a queue on: in the child the number is free, or somebody else's by now.
-//!   So a queue that a child inherits by name must not be dropped there. (FreeBSD's kqueuex(2) with
-//!   KQUEUE_CPONFORK is another thing, and not used.) For the same reason there is no race
-//!   between kqueue(2) and marking it close-on-exec but with an exec of this process itself.
-//! - **Closed behind our back.** kevent(2) then says EBADF, also to who sleeps in it on FreeBSD
-//!   and OpenBSD; on others the sleeper may sleep on.
+//!   (DragonFly's kern_kevent() does not look at the room: it writes, and fails with the change's errno
+//!   where it cannot. An empty list has no address that can be written to.)
+//! - **The longest wait.** Times beyond some limit are EINVAL (itimerfix() in older FreeBSD, NetBSD and
+//!   OpenBSD) or are cut (to a day, their kqueue_scan()). A day is right everywhere.
+//! - **fork** does not pass a queue on (kqueue(2); NetBSD: fd_copy(), kern_descrip.c): in the child the
+//!   number is free, or somebody else's by now, so who has a queue from before the fork must not drop it
+//!   there. For the same reason there is no race between kqueue(2) and marking it close-on-exec, but
+//!   with an exec of this process itself.
+//! - **Closed behind our back.** kevent(2) then says EBADF; to who sleeps in it already, as far as
+//!   OpenBSD's source says (KQ_DYING). On others the sleeper may sleep on.
 //! - The filter's number is an unsigned 32 bits on NetBSD, a signed 16 elsewhere: nix's type is
 //!   the system's.
 
