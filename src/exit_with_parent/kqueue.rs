@@ -11,7 +11,8 @@
 //!   (exit1() sets PS_EXITING; the reaper() thread tells) first refuse to find the pid, then give the
 //!   children another parent, then tell NOTE_EXIT. NetBSD finds only what is SACTIVE or SSTOP (proc_find(),
 //!   kern_proc.c). FreeBSD (exit1()) sets P_WEXIT, whose registration is told at once, gives
-//!   the children away, and tells, holding proctree_lock. So whoever registers too late to be told
+//!   the children away, and tells, holding proctree_lock; DragonFly makes a zombie first, whose
+//!   registration is told at once as well. So whoever registers too late to be told
 //!   sees ESRCH or another parent.
 //! - ESRCH is the parent's exit; but on FreeBSD also a parent that we may not see, if it is
 //!   still our parent: that is the errno.
@@ -30,6 +31,8 @@
 //!   not know (closefrom(2)) after arming ends the watch, silently; once the signal has been sent, SIGKILL
 //!   follows all the same.
 //! - Whether this process itself holds the pipe's write end is not looked for.
+//! - DragonFly's procctl(2) has a parent-death signal as FreeBSD's. It is not used: no source of a kernel
+//!   that has it was read, so what clears it is not known here.
 
 use std::mem::ManuallyDrop;
 use std::net::Shutdown;
@@ -56,9 +59,8 @@ use super::{
 use crate::sys::bsd::Queue;
 use crate::sys::event_source::Interest;
 
-/// FreeBSD, DragonFly: ESRCH for who may not be seen, p_cansee() in filt_procattach(),
-/// sys/kern/kern_event.c.
-const MAY_BE_HIDDEN: bool = cfg!(any(target_os = "freebsd", target_os = "dragonfly"));
+/// ESRCH for who may not be seen: p_cansee() in filt_procattach(), sys/kern/kern_event.c.
+const MAY_BE_HIDDEN: bool = cfg!(target_os = "freebsd");
 
 pub(super) fn is_supported() -> bool {
     true
@@ -162,10 +164,10 @@ impl Armed {
         self.watch.asked.binding().end();
         let step = ArmStep::Wakeup;
         let ended = self.watch.stop.shutdown(Shutdown::Both);
+        // After a failure all stays open: the program has closed the numbers, and may have given them
+        // another meaning.
         ended.map_err(|errno| ArmError::Os { step, errno })?;
         drop(ManuallyDrop::into_inner(self.watch));
-        // After a failure they stay: the program has closed the numbers, and may have given them another
-        // meaning.
         Ok(())
     }
 }

@@ -350,7 +350,9 @@ impl Armed {
         self.0.rearm()
     }
 
-    /// Ends the binding: the parent's exit no longer concerns this process.
+    /// Ends the binding: the parent's exit no longer concerns this process. Once this has returned, no
+    /// watcher sends a signal any more, SIGKILL after a grace included, and none begins a callback;
+    /// one that has begun goes on.
     ///
     /// What has been ended can be neither asked nor ended again:
     ///

@@ -184,7 +184,7 @@ struct World {
     /// 1: the binding is ended, 2: and the thread is being woken.
     disarmed: usize,
     ended: Arc<AtomicBool>,
-    /// The logic knows that our parent is another.
+    /// The logic knows, or could, that our parent is another.
     knows_of_another: bool,
     closed: bool,
     /// Two sources: the thread's and the handle's.
@@ -474,7 +474,12 @@ fn run(choices: Choices, system: System, left: Budget, form: Form) -> (Choices, 
         _ => Interest::Exit(4711),
     };
     script.pass();
-    let gone_before = script.0.borrow().has(Step::Told);
+    let gone_before = {
+        let mut world = script.0.borrow_mut();
+        // Whoever looks first can know.
+        world.knows_of_another = world.has(Step::Given);
+        world.has(Step::Told)
+    };
     let armed = arm(
         who,
         || Some(script.current_parent()),
