@@ -282,4 +282,59 @@ mod tests {
         // The lowest number: the one that was closed, if no other thread was faster.
         assert!(set.own[0].load(Ordering::Relaxed) >= number);
     }
+
+    /// A handler that does nothing.
+    extern "C" fn interrupted(_: libc::c_int) {}
+
+    #[test]
+    fn a_signal_handler_ends_a_wait() {
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+        let handler = SigHandler::Handler(interrupted);
+        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the handler touches nothing; no other test uses the signal.
+        unsafe { sigaction(Signal::SIGUSR2, &action) }.expect("a handler");
+        let (tell, told) = std::sync::mpsc::channel();
+        let waiter = std::thread::spawn(move || {
+            // SAFETY: no arguments, cannot fail.
+            tell.send(unsafe { libc::pthread_self() }).expect("told");
+            wait(&Epoll::new().expect("a set"), 60_000)
+        });
+        let thread = told.recv().expect("told");
+        let start = std::time::Instant::now();
+        while !waiter.is_finished() {
+            assert!(start.elapsed() < Duration::from_secs(30), "it sleeps on");
+            // SAFETY: joined below, so it has not been joined yet, and the number is a thread's.
+            unsafe { libc::pthread_kill(thread, libc::SIGUSR2) };
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(waiter.join().expect("no panic"), []);
+    }
+
+    #[test]
+    fn a_signal_is_told_and_taken() {
+        use nix::sys::signal::{SigSet, Signal, raise};
+
+        std::thread::spawn(|| {
+            let mut blocked = SigSet::empty();
+            blocked.add(Signal::SIGUSR1);
+            blocked.thread_block().expect("blocked");
+            let set = Epoll::new().expect("a set");
+            let signal = Interest::Signal(libc::SIGUSR1);
+            set.add(KEY, signal).expect("registered");
+            assert_eq!(wait(&set, 0), []);
+            // pthread_kill(3) to ourselves: no other thread gets it.
+            raise(Signal::SIGUSR1).expect("sent");
+            let once = Event {
+                key: KEY,
+                eof: false,
+            };
+            assert_eq!(wait(&set, 60_000), [once]);
+            assert_eq!(wait(&set, 0), []);
+            let invalid = set.add(KEY, Interest::Signal(0));
+            assert_eq!(invalid, Err(Errno::EINVAL));
+        })
+        .join()
+        .expect("no panic");
+    }
 }
