@@ -1,6 +1,6 @@
 //! macOS, NetBSD, OpenBSD, DragonFly (and FreeBSD, where the kernel's signal is not enough): the
-//! parent's exit as a kqueue event, waited for by a thread. **Never run**, see
-//! `docs/platforms.md`.
+//! parent's exit as a kqueue event, waited for by a thread. **Never run** there, see
+//! `docs/platforms.md`; on Linux its tests run it with epoll in place of the queue.
 //!
 //! The logic is `asked.rs` and `watcher.rs`, which run on Linux with a script in the place of the kernel
 //! (`orderings.rs`); what a queue does is `sys/bsd/queue.rs`. By the kernels' sources
@@ -56,8 +56,19 @@ use super::{
     Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, ParentExited, Report, Request,
     Scope, Signal,
 };
-use crate::sys::bsd::Queue;
 use crate::sys::event_source::Interest;
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        // Its tests run there.
+        use crate::sys::linux::Epoll as Queue;
+    } else {
+        use crate::sys::bsd::Queue;
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
 
 /// ESRCH for who may not be seen: p_cansee() in filt_procattach(), sys/kern/kern_event.c.
 const MAY_BE_HIDDEN: bool = cfg!(target_os = "freebsd");

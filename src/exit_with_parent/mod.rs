@@ -90,9 +90,11 @@ cfg_if::cfg_if! {
     }
 }
 
-// On Linux only its tests ask by a source: the parent is a descriptor there.
+// Of other systems, with what Linux has in the place of their kernels: for tests.
 #[cfg(all(test, target_os = "linux"))]
 mod asked;
+#[cfg(all(test, target_os = "linux"))]
+mod kqueue;
 #[cfg(all(test, target_os = "linux"))]
 mod orderings;
 
