@@ -7,13 +7,13 @@
 //! (`sys/kern/kern_exit.c`; xnu: `bsd/kern`):
 //!
 //! - Arming succeeds only after registration, between two looks at getppid: see `known::hold`. An exit
-//!   in progress is not missed either. macOS (proc_prepareexit(), then proc_exit()) and OpenBSD
-//!   (exit1() sets PS_EXITING; the reaper() thread tells) first refuse to find the pid, then give the
-//!   children another parent, then tell NOTE_EXIT. NetBSD finds only what is SACTIVE or SSTOP (proc_find(),
-//!   kern_proc.c). FreeBSD (exit1()) sets P_WEXIT, whose registration is told at once, gives
-//!   the children away, and tells, holding proctree_lock; DragonFly makes a zombie first, whose
-//!   registration is told at once as well. So whoever registers too late to be told
-//!   sees ESRCH or another parent.
+//!   in progress is not missed either. macOS (proc_prepareexit(), before proc_exit()), NetBSD (exit1() sets
+//!   SDYING, which proc_find() passes over) and OpenBSD (exit1() sets PS_EXITING; the reaper() thread
+//!   tells) first refuse to find the pid, and only then tell NOTE_EXIT and give the children another
+//!   parent, in one order or the other. FreeBSD (exit1()) sets P_WEXIT, whose registration is told at
+//!   once, gives the children away, and tells, holding proctree_lock; DragonFly makes a zombie first,
+//!   whose registration is told at once as well. So whoever registers too late to be told sees ESRCH or
+//!   another parent.
 //! - ESRCH is the parent's exit; but on FreeBSD also a parent that we may not see, if it is
 //!   still our parent: that is the errno.
 //! - The queue is not inherited by fork (kqueue(2)) and is close-on-exec. In a forked child the
