@@ -71,7 +71,9 @@ impl Event {
 pub(crate) trait EventSource {
     /// Registers an interest: once this has returned, what happens is told by a wait.
     ///
-    /// An interest is registered once, its descriptor stays open for as long as the source is in use.
+    /// No two interests of one source are about the same process, descriptor or signal: kqueue takes the
+    /// second for a change of the first (EV_ADD), epoll answers EEXIST. A descriptor stays open for as
+    /// long as the source is in use; closing it takes its interest away, where nobody else has its file.
     fn add(&self, key: Key, interest: Interest<'_>) -> Result<(), Errno>;
 
     /// Sleeps until something has happened, for at most `limit` (`None`: for ever), and says how many
