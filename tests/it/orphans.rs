@@ -355,10 +355,15 @@ pub fn tests() -> Vec<Trial> {
     for (name, body) in named.into_iter().chain(signal_tests()) {
         trials.push(test(&format!("orphans::{name}"), &[Need::Root], body));
     }
+    trials.push(test(
+        "orphans::group_of_the_command_by_the_guard",
+        &[Need::Root, Need::GroupSignal],
+        group_by_the_guard,
+    ));
     trials
 }
 
-fn signal_tests() -> [(&'static str, Body); 8] {
+fn signal_tests() -> [(&'static str, Body); 7] {
     [
         ("signal_once", || signal_once(Interference::None)),
         ("signal_once_by_the_guard", || {
@@ -368,7 +373,6 @@ fn signal_tests() -> [(&'static str, Body); 8] {
             signal_once(Interference::RunWithResumed)
         }),
         ("group_of_the_command", group_of_the_command),
-        ("group_of_the_command_by_the_guard", group_by_the_guard),
         ("group_of_the_launcher", group_of_the_launcher),
         ("exec_mode", exec_mode),
         ("command_ends_first", command_ends_first),

@@ -21,6 +21,17 @@ pub fn version_2() -> Option<PathBuf> {
     own(|system| system[0] == "cgroup2", str::is_empty)
 }
 
+/// Where a cgroup can be made that this controller limits: below our own one of version 1; or, where the controller is one
+/// of version 2, below the nearest that hands it on, which may not have processes and so is never our own, but for the
+/// root; cgroups(7), "no internal processes".
+pub fn limited_by(controller: &str) -> Option<PathBuf> {
+    let hands_it_on = |group: &&Path| {
+        fs::read_to_string(group.join("cgroup.subtree_control"))
+            .is_ok_and(|all| all.split_whitespace().any(|name| name == controller))
+    };
+    version_1(controller).or_else(|| Some(version_2()?.ancestors().find(hands_it_on)?.to_owned()))
+}
+
 /// Where the cgroups of version 2 are mounted: the directory of their root.
 pub fn root_of_version_2() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
@@ -68,10 +79,65 @@ impl Group {
         Ok(group)
     }
 
-    /// The pids in it, not below.
+    /// With little memory, and no swap.
+    pub fn with_memory(bytes: u32) -> Fallible<Self> {
+        let group = Self::new(limited_by("memory"), &[])?;
+        let (limit, swap) = if group.is_of_version_2() {
+            ("memory.max", ("memory.swap.max", 0))
+        } else {
+            (
+                "memory.limit_in_bytes",
+                ("memory.memsw.limit_in_bytes", bytes),
+            )
+        };
+        fs::write(group.0.join(limit), bytes.to_string())?;
+        // There if swap is accounted for.
+        let file = group.0.join(swap.0);
+        if file.exists() {
+            fs::write(file, swap.1.to_string())?;
+        }
+        Ok(group)
+    }
+
+    /// How many in it, or below, were killed for want of memory.
+    pub fn oom_kills(&self) -> Fallible<u64> {
+        let file = if self.is_of_version_2() {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
+        let events = fs::read_to_string(self.0.join(file))?;
+        let kills = events
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill "))
+            .ok_or("no oom_kill")?;
+        Ok(kills.parse()?)
+    }
+
+    /// Then a launcher in it makes its captives' cgroups there.
+    pub fn is_of_version_2(&self) -> bool {
+        self.0.join("cgroup.subtree_control").exists()
+    }
+
+    /// The pids in it and below.
     pub fn pids(&self) -> Fallible<Vec<i32>> {
-        let text = fs::read_to_string(self.0.join("cgroup.procs"))?;
-        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+        let mut pids = Vec::new();
+        let mut groups = vec![self.0.clone()];
+        while let Some(group) = groups.pop() {
+            let text = match fs::read_to_string(group.join("cgroup.procs")) {
+                // One below that has just been removed.
+                Err(_) if group != self.0 => continue,
+                text => text?,
+            };
+            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let entries = fs::read_dir(&group).into_iter().flatten().flatten();
+            groups.extend(
+                entries
+                    .map(|entry| entry.path())
+                    .filter(|path| path.is_dir()),
+            );
+        }
+        Ok(pids)
     }
 }
 

@@ -22,8 +22,12 @@ pub enum Need {
     Long,
     /// Cgroups of version 2, which this process may make below its own.
     Cgroups,
-    /// The controller `pids` in a hierarchy of version 1.
-    PidsCgroup,
+    /// Cgroups that this controller limits, of either version.
+    Controller(&'static str),
+    /// Cgroups of version 2 that this controller limits.
+    Controller2(&'static str),
+    /// PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9.
+    GroupSignal,
     /// User namespaces for those who are not root.
     UserNamespaces,
 }
@@ -37,10 +41,19 @@ impl Need {
             Self::Appliance => appliance().join("initrd").is_file(),
             Self::Long => std::env::var_os("CAPTIVE_LONG").is_some_and(|v| v == "1"),
             Self::Cgroups => cgroups::Group::new(cgroups::version_2(), &[]).is_ok(),
-            Self::PidsCgroup => cgroups::version_1("pids").is_some(),
+            Self::Controller(name) => cgroups::limited_by(name).is_some(),
+            Self::Controller2(name) => cgroups::Group::new(cgroups::limited_by(name), &[])
+                .is_ok_and(|group| group.is_of_version_2()),
+            Self::GroupSignal => group_signal(),
             Self::UserNamespaces => user_namespaces(),
         }
     }
+}
+
+fn group_signal() -> bool {
+    let all_of_a_group = 4; // PIDFD_SIGNAL_PROCESS_GROUP
+    super::Witness::of(std::process::id() as i32)
+        .is_ok_and(|own| own.try_signal(0, all_of_a_group).is_ok())
 }
 
 /// What the usual three settings say; a kernel does not have them all.

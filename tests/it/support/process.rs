@@ -50,15 +50,18 @@ impl Witness {
 
     /// Sends a signal; a process that is gone is fine.
     pub fn signal(&self, signal: i32) {
+        let _ = self.try_signal(signal, 0);
+    }
+
+    /// pidfd_send_signal(2), with flags.
+    pub fn try_signal(&self, signal: i32, flags: u32) -> io::Result<()> {
+        let fd = self.fd.as_raw_fd();
         // SAFETY: no pointers but the null siginfo.
-        unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.fd.as_raw_fd(),
-                signal,
-                0,
-                0,
-            );
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, 0, flags) };
+        if sent == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
         }
     }
 }

@@ -6,9 +6,9 @@ use std::os::unix::process::ExitStatusExt;
 use libtest_mimic::Trial;
 
 use super::scene::{Scene, ends, guard_of, kill, lives};
-use crate::support::cgroups::{Group, version_1};
+use crate::support::cgroups::Group;
 use crate::support::process::await_that;
-use crate::support::{Fallible, Need, Outcome, Witness, test};
+use crate::support::{Need, Outcome, Witness, test};
 
 /// Captives that are each hard to end in another way.
 const KINDS: [(&str, &str); 8] = [
@@ -46,13 +46,8 @@ pub fn tests() -> Vec<Trial> {
     }
     for (name, inside) in [("outside", false), ("inside", true)] {
         let name = format!("captives::death::oom::{name}");
-        let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-        if version_1("memory").is_some() || ci {
-            trials.push(test(&name, &[Need::Root], move || oom(inside)));
-        } else {
-            let name = format!("{name} (needs a memory cgroup, version 1)");
-            trials.push(Trial::test(name, || Ok(())).with_ignored_flag(true));
-        }
+        const NEEDS: &[Need] = &[Need::Root, Need::Controller("memory")];
+        trials.push(test(&name, NEEDS, move || oom(inside)));
     }
     let named: [(&str, fn() -> Outcome); 13] = [
         ("all_kinds_at_once", all_kinds_at_once),
@@ -356,33 +351,12 @@ fn forked_child_outlives_it() -> Outcome {
     scene.nothing_left()
 }
 
-/// A cgroup with little memory.
-pub fn memory_group() -> Fallible<Group> {
-    let group = Group::new(
-        version_1("memory"),
-        &[("memory.limit_in_bytes", "67108864")],
-    )?;
-    // There if swap is accounted for.
-    let swap = group.0.join("memory.memsw.limit_in_bytes");
-    if swap.exists() {
-        fs::write(swap, "67108864")?;
-    }
-    Ok(group)
-}
-
-/// How many in it were killed for want of memory.
-pub fn oom_kills(group: &Group) -> Fallible<u64> {
-    let control = fs::read_to_string(group.0.join("memory.oom_control"))?;
-    let kills = control
-        .lines()
-        .find_map(|line| line.strip_prefix("oom_kill "))
-        .ok_or("no oom_kill")?;
-    Ok(kills.parse()?)
-}
+/// More than launcher, guard and captives have, less than the launcher then takes.
+pub const MEMORY: u32 = 64 << 20;
 
 /// The launcher alone in the cgroup, or with its guard and captives, which are smaller.
 fn oom(inside: bool) -> Outcome {
-    let group = memory_group()?;
+    let group = Group::with_memory(MEMORY)?;
     let mut scene = Scene::new()?;
     let enter = format!("enter {}", group.0.display());
     if inside {
@@ -401,10 +375,10 @@ fn oom(inside: bool) -> Outcome {
     let is_in = |pid: i32| pids.contains(&pid);
     ensure!(is_in(scene.pid()), "the launcher is not in the cgroup");
     ensure!(is_in(guard.pid) == inside, "the guard's cgroup");
-    ensure!(oom_kills(&group)? == 0, "somebody was killed before");
+    ensure!(group.oom_kills()? == 0, "somebody was killed before");
     end(&mut scene, "oom", Err(libc::SIGKILL))?;
     await_that("the count of the kill", || {
-        oom_kills(&group).is_ok_and(|kills| kills > 0)
+        group.oom_kills().is_ok_and(|kills| kills > 0)
     })?;
     for captive in &captives {
         ends("a captive", captive)?;

@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 
 use super::scene::{By, KINDS};
 use crate::captives::death::scene::{Scene, ends, kill, stop};
-use crate::support::cgroups::{Group, version_1};
+use crate::support::cgroups::{Group, limited_by};
 use crate::support::process::await_that;
 use crate::support::{Fallible, Need, Outcome, Witness, test};
 
@@ -14,7 +14,7 @@ const MOST: usize = 200;
 pub fn tests() -> Vec<Trial> {
     const NEEDS: &[Need] = &[
         Need::Root,
-        Need::PidsCgroup,
+        Need::Controller("pids"),
         Need::Cgroups,
         Need::UserNamespaces,
     ];
@@ -49,7 +49,7 @@ fn scene(by: By, group: &Group) -> Fallible<(Scene, super::scene::Tree)> {
 }
 
 fn group() -> Fallible<Group> {
-    Group::new(version_1("pids"), &[("pids.max", &MOST.to_string())])
+    Group::new(limited_by("pids"), &[("pids.max", &MOST.to_string())])
 }
 
 /// Nothing but zombies that nobody has reaped yet; the cgroup lists none.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use libtest_mimic::Trial;
 
 use super::scene::{ALL, By, KINDS, await_no_directories};
-use crate::captives::death::ends::{end, memory_group};
+use crate::captives::death::ends::{MEMORY, end};
 use crate::captives::death::scene::{Scene, ends, lives};
-use crate::support::cgroups::version_2;
+use crate::support::cgroups::{Group, version_2};
 use crate::support::{Need, Outcome, test};
 
 /// By what the launcher ends, and what shows it.
@@ -63,15 +63,15 @@ pub fn tests() -> Vec<Trial> {
         add(name.into(), Box::new(body));
     }
     add("marks_are_cleared".into(), Box::new(marks_are_cleared));
-    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     for (name, by) in KINDS {
+        const NEEDS: &[Need] = &[
+            Need::Root,
+            Need::Controller("memory"),
+            Need::Cgroups,
+            Need::UserNamespaces,
+        ];
         let name = format!("captives::trees::launcher::oom::{name}");
-        if crate::support::cgroups::version_1("memory").is_some() || ci {
-            trials.push(test(&name, NEEDS, move || oom(by)));
-        } else {
-            let name = format!("{name} (needs a memory cgroup, version 1)");
-            trials.push(Trial::test(name, || Ok(())).with_ignored_flag(true));
-        }
+        trials.push(test(&name, NEEDS, move || oom(by)));
     }
     trials
 }
@@ -197,7 +197,7 @@ fn marks_are_cleared() -> Outcome {
 }
 
 fn oom(by: By) -> Outcome {
-    let group = memory_group()?;
+    let group = Group::with_memory(MEMORY)?;
     let mut scene = Scene::new()?;
     let enter = format!("enter {}", group.0.display());
     scene.session.expect(&enter, "entered")?;
@@ -207,6 +207,11 @@ fn oom(by: By) -> Outcome {
     let tree = scene.whole_tree(by)?;
     end(&mut scene, "oom", Err(libc::SIGKILL))?;
     tree.end()?;
-    await_no_directories(scene.pid(), &base())?;
+    let base = if group.is_of_version_2() {
+        group.0.clone()
+    } else {
+        base()
+    };
+    await_no_directories(scene.pid(), &base)?;
     scene.nothing_left()
 }
