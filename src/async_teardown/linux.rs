@@ -260,8 +260,13 @@ fn memory_file() -> Result<OwnedFd, Errno> {
         Errno::result(unsafe { libc::memfd_create(c"async-teardown".as_ptr(), flags) })
     };
     // With vm.memfd_noexec=2 only such files can be made; Linux before 6.3 does not know the flag.
+    let errno = Errno::last_raw();
     let fd = match make(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL) {
-        Err(Errno::EINVAL) => make(libc::MFD_CLOEXEC),
+        Err(Errno::EINVAL) => {
+            // Which is none of the caller's business.
+            Errno::set_raw(errno);
+            make(libc::MFD_CLOEXEC)
+        }
         answer => answer,
     }?;
     // SAFETY: just made, owned by nobody else.
