@@ -468,7 +468,7 @@ fn filter(it: &mut Terminal) -> Outcome {
     it.expect("Stopped")?;
     it.expect("outer> ")?;
     it.line("fg")?;
-    it.expect("cat")?;
+    it.expect("cat\r\n")?;
     it.line("two")?;
     it.expect("two\r\ntwo")?;
     it.keys(CTRL_D)?;
@@ -498,7 +498,7 @@ fn background(it: &mut Terminal) -> Outcome {
     it.expect("Stopped")?;
     it.expect("outer> ")?;
     it.line("fg")?;
-    it.expect("exit-with-parent=on cat")?;
+    it.expect("exit-with-parent=on cat\r\n")?;
     it.line("read it")?;
     it.expect("read it\r\nread it")?;
     it.keys(CTRL_D)?;
