@@ -28,8 +28,8 @@ use std::time::Duration;
 /// The result of a test; any error fails it with its message.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// How long anything may take before it counts as hung. Never a measure of speed.
-pub const HANG: Duration = Duration::from_secs(20);
+/// How long anything may take before it counts as hung. Never a measure of speed: an emulated machine is fifty times slower.
+pub const HANG: Duration = Duration::from_secs(60);
 
 /// How long a process that nobody ends must go on living to count as not ended.
 pub const SURVIVES: Duration = Duration::from_millis(400);
