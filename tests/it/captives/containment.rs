@@ -24,6 +24,7 @@ mod choice;
 mod fallbacks;
 mod groups;
 mod handles;
+mod limits;
 mod nested;
 mod seen;
 
@@ -31,11 +32,12 @@ mod seen;
 type Case = (&'static str, &'static [Need], fn() -> Outcome);
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    let modules: [&'static [Case]; 6] = [
+    let modules: [&'static [Case]; 7] = [
         choice::CASES,
         fallbacks::CASES,
         groups::CASES,
         handles::CASES,
+        limits::CASES,
         nested::CASES,
         seen::CASES,
     ];
@@ -104,7 +106,7 @@ const MECHANISMS: [Containment; 4] = [
 ];
 
 /// How long anything may take here: less than the whole launcher may, so that it can say what hangs.
-const HANG: Duration = Duration::from_secs(6);
+const HANG: Duration = Duration::from_secs(20);
 
 /// Waits for what no descriptor tells.
 fn await_that(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome {

@@ -84,6 +84,15 @@ impl Cgroup {
                         let path = path.join("cgroup.kill");
                         return Err((path.display().to_string(), Some(errno)));
                     }
+                    if !cgroup.takes_processes() {
+                        cgroup.remove();
+                        let what = format!(
+                            "a cgroup below {} would take no process (its cgroup.type is \"domain invalid\"): \
+                             that one is threaded, or has processes and hands on controllers",
+                            base.display()
+                        );
+                        return Err((what, Some(Errno::EOPNOTSUPP)));
+                    }
                     return Ok((cgroup, number));
                 }
                 // Another launcher has taken it for one that is left over.
@@ -98,6 +107,17 @@ impl Cgroup {
             format!("a directory in {}", base.display()),
             Some(Errno::EEXIST),
         ))
+    }
+
+    /// Not below a threaded one, nor below one that has threaded cgroups or would have to: one with processes that hands
+    /// on controllers, which only threaded ones (`pids`, `cpu`) let it; cgroups(7), "thread mode".
+    fn takes_processes(&self) -> bool {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let mut text = [0; 32];
+        let read = openat(&self.directory, "cgroup.type", flags, Mode::empty())
+            .and_then(|file| nix::unistd::read(&file, &mut text));
+        // What cannot be read, the move into it will tell.
+        !read.is_ok_and(|length| text.get(..length) == Some(b"domain invalid\n"))
     }
 
     /// SIGKILL to all that is in it.
