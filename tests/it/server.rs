@@ -8,15 +8,17 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use libtest_mimic::Trial;
 
 use crate::support::process::{RUN_WITH, Reaped, await_that, state};
 use crate::support::session::Fallible;
-use crate::support::{HANG, Need, Outcome, Tag, Witness, output, test};
+use crate::support::{HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
 
 const NBD: &[Need] = &[
     Need::Root,
@@ -47,6 +49,17 @@ pub fn tests() -> Vec<Trial> {
             input_and_session,
         ),
         test("server::deaf", &[Need::Root], deaf),
+        test(
+            "server::output_that_nobody_reads",
+            &[Need::Root],
+            unread_output,
+        ),
+        test(
+            "server::output_without_reader",
+            &[Need::Root],
+            broken_output,
+        ),
+        test("server::last_words", &[Need::Root], last_words),
         test("server::command_of_another_user", PYTHON, other_user),
         test("server::run_with_killed", &[Need::Root], || {
             killed("run-with", true)
@@ -89,12 +102,28 @@ impl Place {
         self.directory.path()
     }
 
-    fn run(&self, args: &[&str]) -> Fallible<Output> {
+    fn temporary(&self) -> Fallible<PathBuf> {
         let temporary = self.path().join("tmp");
         fs::create_dir_all(&temporary)?;
+        Ok(temporary)
+    }
+
+    fn command(&self, args: &[&str]) -> Fallible<Command> {
         let mut command = self.tag.run_with();
-        command.env("TMPDIR", &temporary).args(args);
-        output(command.current_dir(self.path()))
+        command.env("TMPDIR", self.temporary()?).args(args);
+        command.current_dir(self.path());
+        Ok(command)
+    }
+
+    fn run(&self, args: &[&str]) -> Fallible<Output> {
+        output(&mut self.command(args)?)
+    }
+
+    /// One whose output is not read.
+    fn start(&self, args: &[&str]) -> Fallible<Reaped> {
+        let mut command = self.command(args)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(Reaped(command.spawn()?))
     }
 
     /// Nothing of it is left, neither processes nor directories.
@@ -292,6 +321,61 @@ fn deaf() -> Outcome {
     place.nothing_left()
 }
 
+/// Output that nobody reads does not hold up the end, as it does not where the server writes it itself.
+fn unread_output() -> Outcome {
+    let place = Place::new()?;
+    let client = "until test -e go; do sleep 0.01; done";
+    let args = [
+        "--server=echo up; exec yes",
+        "--ready=line:up",
+        "-k0.2",
+        "--run",
+        client,
+    ];
+    let mut run_with = place.start(&args)?;
+    let witness = Witness::of(run_with.0.id() as i32)?;
+    let output = run_with.0.stdout.as_ref().ok_or("a pipe")?.as_raw_fd();
+    // It is full when it takes no more; how much that is depends on the size of each write.
+    let mut last = (0, Instant::now());
+    await_that("a full pipe", || {
+        let mut count: libc::c_int = 0;
+        unsafe { libc::ioctl(output, libc::FIONREAD, &raw mut count) };
+        if count != last.0 {
+            last = (count, Instant::now());
+        }
+        count > 0 && last.1.elapsed() > SURVIVES
+    })?;
+    fs::write(place.path().join("go"), "")?;
+    // Less than what run-with gives the server's launcher.
+    ensure!(witness.gone_within(HANG / 2), "run-with waits for a reader");
+    ensure!(run_with.0.wait()?.success(), "not the command's status");
+    place.nothing_left()
+}
+
+/// A server whose output is read by nobody any more is told so, as if it had written there itself.
+fn broken_output() -> Outcome {
+    let place = Place::new()?;
+    let server = "trap '' PIPE; echo up; while echo more; do :; done 2> /dev/null; \
+        touch broken; exec sleep 1000";
+    let client = "until test -e broken; do sleep 0.01; done";
+    let args = ["--server", server, "--ready=line:up", "--run", client];
+    let mut run_with = place.start(&args)?;
+    drop(run_with.0.stdout.take());
+    let witness = Witness::of(run_with.0.id() as i32)?;
+    ensure!(witness.gone(), "the server is held up");
+    ensure!(run_with.0.wait()?.success(), "not the command's status");
+    place.nothing_left()
+}
+
+/// What it writes at its end is passed on, also what is no whole line; and what one that ends at once has written.
+fn last_words() -> Outcome {
+    let place = Place::new()?;
+    let server = "trap 'printf bye; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let done = place.run(&["--server", server, "--ready=line:up", "true"])?;
+    ends_with(&done, 0, "up\nbye")?;
+    place.nothing_left()
+}
+
 /// The socket's directory is that user's.
 fn other_user() -> Outcome {
     let place = Place::new()?;
@@ -317,14 +401,12 @@ fn other_user() -> Outcome {
 
 /// A launcher: a shell that waits for run-with, whose server has a tree, and says how it ended.
 fn launcher(place: &Place, args: &[&str]) -> Fallible<Reaped> {
-    let temporary = place.path().join("tmp");
-    fs::create_dir_all(&temporary)?;
     let mut launcher = place.tag.command("sh");
     launcher
         .args(["-c", "\"$@\"; echo \"status $?\"; exit 0", "sh", RUN_WITH])
         .args(["exit-with-parent=on", "--server", SERVER])
         .args(args)
-        .env("TMPDIR", &temporary)
+        .env("TMPDIR", place.temporary()?)
         .current_dir(place.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());

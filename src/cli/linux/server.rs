@@ -13,13 +13,15 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, select};
 use nix::fcntl::OFlag;
 use nix::unistd::ForkResult;
 
@@ -27,11 +29,19 @@ use super::super::server::{ReadyWhen, expand};
 use super::super::{Failure, say, server};
 use super::signals::{Original, Signals};
 use crate::exit_with_parent::{ExitWithParent, Parent, Signal};
-use crate::launcher::{self, Command, Containment, Event, Ready, Stdio, Stream};
+use crate::launcher::{
+    self, Captive, Command, Containment, Event, Readiness, Ready, ReadyError, Stdio, Stream,
+};
 use crate::sys::linux as sys;
 
 /// How long the server's tree may take to go after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long nobody may read of the output of a server that has ended; what is left of it is lost then.
+const UNREAD: Duration = Duration::from_secs(1);
+
+/// How much of its output is read at once.
+const PIECE: usize = 64 << 10;
 
 /// The server, as run-with knows it.
 #[derive(Debug)]
@@ -203,12 +213,11 @@ fn variables(
 }
 
 /// What run-with waits for: said once, and ended by the end of the pipe.
-struct Word(Mutex<Option<File>>);
+struct Word(Option<File>);
 
 impl Word {
-    fn say(&self, word: &str) {
-        let pipe = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut pipe) = pipe {
+    fn say(&mut self, word: &str) {
+        if let Some(mut pipe) = self.0.take() {
             let _ = pipe.write_all(word.as_bytes());
         }
     }
@@ -236,8 +245,8 @@ impl Launch<'_> {
         // SAFETY: this process is a copy that ends without running what run-with has on its stack, so that none of the
         // closed descriptors' owners is used or dropped.
         let _ = unsafe { sys::close_all_but(&[0, 1, 2, pipe.as_raw_fd()]) };
-        let word = Word(Mutex::new(Some(pipe.into())));
-        if let Err(why) = self.serve(run_with, original, &word) {
+        let mut word = Word(Some(pipe.into()));
+        if let Err(why) = self.serve(run_with, original, &mut word) {
             word.say(&why);
         }
         let _ = fs::remove_dir_all(self.directory);
@@ -245,7 +254,7 @@ impl Launch<'_> {
     }
 
     /// To the server's end.
-    fn serve(&self, run_with: u32, original: Original, word: &Word) -> Result<(), String> {
+    fn serve(&self, run_with: u32, original: Original, word: &mut Word) -> Result<(), String> {
         let failed = |what: &str, error: &dyn std::error::Error| {
             let failure = Failure::caused(error);
             format!("{what}{}", failure.message)
@@ -272,30 +281,48 @@ impl Launch<'_> {
         events
             .watch(&captive)
             .map_err(|error| failed("the server: ", &error))?;
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let ready = captive.wait_ready(self.server.ready_timeout);
-                match &ready {
-                    Ok(_) => word.say(READY),
-                    Err(error) => word.say(&failed("the server: ", error)),
+        let mut captive = Arc::new(captive);
+        let ready = wait_ready(&captive, self.server.ready_timeout)
+            .map_err(|error| failed("a thread: ", &error))?;
+        let mut ready = Some(ready);
+        let mut output = None;
+        let mut announce = |waited, captive: &mut Arc<Captive>| {
+            let passed_on = match waited {
+                Ok(ready) => pass_on(captive, ready).map_err(|error| failed("a thread: ", &error)),
+                Err(error) => Err(failed("the server: ", &error)),
+            };
+            match passed_on {
+                Ok(progress) => {
+                    output = progress;
+                    word.say(READY);
                 }
-                if let (Some(output), Ok(ready)) = (&captive.stdout, ready) {
-                    let mut out = std::io::stdout();
-                    let _ = out.write_all(&ready.output).and_then(|()| out.flush());
-                    if let Ok(output) = output.as_fd().try_clone_to_owned() {
-                        let _ = std::io::copy(&mut File::from(output), &mut out);
+                Err(why) => word.say(&why),
+            }
+        };
+        loop {
+            let waiting = ready.clone().unwrap_or_else(crossbeam_channel::never);
+            select! {
+                recv(waiting) -> waited => {
+                    ready = None;
+                    if let Ok(waited) = waited {
+                        announce(waited, &mut captive);
                     }
                 }
-            });
-            for event in events.receiver() {
-                if let Event::Exited { .. } = event {
-                    break;
+                recv(events.receiver()) -> event => match event {
+                    Ok(Event::Exited { .. }) | Err(_) => break,
+                    // run-with is done with it, or gone.
+                    Ok(_) => drop(captive.terminate(self.grace)),
                 }
-                // run-with is done with it, or gone.
-                let _ = captive.terminate(self.grace);
             }
-            let _ = captive.wait_tree(PATIENCE);
-        });
+        }
+        // The wait ends with the server.
+        if let Some(Ok(waited)) = ready.map(|ready| ready.recv()) {
+            announce(waited, &mut captive);
+        }
+        // What nobody can add to any more is passed on as long as somebody reads.
+        if let (Ok(true), Some(progress)) = (captive.wait_tree(PATIENCE), output) {
+            while progress.recv_timeout(UNREAD).is_ok() {}
+        }
         Ok(())
     }
 
@@ -324,4 +351,45 @@ impl Launch<'_> {
         command.ready(ready);
         command
     }
+}
+
+/// Waits until it is ready, on a thread of its own: the limit may be long, and run-with be done with it before. With the
+/// answer the captive is the caller's alone again.
+fn wait_ready(
+    captive: &Arc<Captive>,
+    limit: Duration,
+) -> io::Result<Receiver<Result<Readiness, ReadyError>>> {
+    let (tell, ready) = crossbeam_channel::bounded(1);
+    let captive = Arc::clone(captive);
+    thread::Builder::new().spawn(move || {
+        let waited = captive.wait_ready(limit);
+        drop(captive);
+        let _ = tell.send(waited);
+    })?;
+    Ok(ready)
+}
+
+/// Passes its output on, if that is a pipe: what has been read, and what comes. Nobody waits for the thread, which a
+/// reader who does not read holds up. The channel tells of progress, and is closed at the end.
+fn pass_on(captive: &mut Arc<Captive>, ready: Readiness) -> io::Result<Option<Receiver<()>>> {
+    let output = Arc::get_mut(captive).and_then(|captive| captive.stdout.take());
+    let Some(mut output) = output else {
+        return Ok(None);
+    };
+    // Not std's, which keeps what is no whole line.
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let (tell, progress) = crossbeam_channel::bounded(1);
+    thread::Builder::new().spawn(move || {
+        let mut text = ready.output;
+        // With the end of this the server's end is closed: where nobody reads any more, it is to be told.
+        while out.write_all(&text).is_ok() {
+            let _ = tell.try_send(());
+            text.resize(PIECE, 0);
+            match output.read(&mut text) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => text.truncate(count),
+            }
+        }
+    })?;
+    Ok(Some(progress))
 }
