@@ -60,6 +60,12 @@ pub fn tests() -> Vec<Trial> {
             broken_output,
         ),
         test("server::last_words", &[Need::Root], last_words),
+        test("server::interrupted", &[Need::Root], interrupted),
+        test(
+            "server::nothing_left_of_a_failure",
+            &[Need::Root, Need::Program("setpriv")],
+            no_directory,
+        ),
         test("server::command_of_another_user", PYTHON, other_user),
         test("server::run_with_killed", &[Need::Root], || {
             killed("run-with", true)
@@ -373,6 +379,38 @@ fn last_words() -> Outcome {
     let server = "trap 'printf bye; exit 0' TERM; echo up; while :; do sleep 0.01; done";
     let done = place.run(&["--server", server, "--ready=line:up", "true"])?;
     ends_with(&done, 0, "up\nbye")?;
+    place.nothing_left()
+}
+
+/// Without a grace that ends, whoever wants run-with to end still ends it.
+fn interrupted() -> Outcome {
+    let place = Place::new()?;
+    let server = "trap 'touch told' TERM; touch ready; while :; do sleep 0.01; done";
+    let args = ["--server", server, "--ready=file:ready", "-k0", "true"];
+    let mut run_with = place.start(&args)?;
+    let witness = Witness::of(run_with.0.id() as i32)?;
+    await_that("the server's SIGTERM", || {
+        place.path().join("told").exists()
+    })?;
+    ensure!(
+        !witness.gone_within(SURVIVES),
+        "the server has no grace without end"
+    );
+    witness.signal(libc::SIGTERM);
+    ensure!(witness.gone(), "run-with cannot be ended");
+    ensure!(run_with.0.wait()?.success(), "not the command's status");
+    place.nothing_left()
+}
+
+/// Where the directory cannot be given to the command's user: nothing has been started, and nothing is left.
+fn no_directory() -> Outcome {
+    let place = Place::new()?;
+    let mut command = place.tag.command("setpriv");
+    command
+        .args(["--bounding-set=-chown", RUN_WITH, "--server=$unixsocket"])
+        .args(["user=65534:65534", "true"])
+        .env("TMPDIR", place.temporary()?);
+    ends_with(&output(&mut command)?, 125, "run-with-XXXXXX: EPERM")?;
     place.nothing_left()
 }
 

@@ -17,9 +17,10 @@ use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 use nix::fcntl::OFlag;
@@ -37,20 +38,27 @@ use crate::sys::linux as sys;
 /// How long the server's tree may take to go after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How much longer a server that is to end may take when run-with itself is told to.
+const HURRY: Duration = Duration::from_secs(2);
+
 /// How long nobody may read of the output of a server that has ended; what is left of it is lost then.
 const UNREAD: Duration = Duration::from_secs(1);
 
 /// How much of its output is read at once.
 const PIECE: usize = 64 << 10;
 
-/// The server, as run-with knows it.
+/// By which run-with is told to end.
+const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+/// The server, as run-with knows it. Dropped, it is ended with all that is of it.
 #[derive(Debug)]
 pub(super) struct Server {
     launcher: OwnedFd,
-    directory: PathBuf,
+    directory: Directory,
     /// For its command and for the client.
     variables: Vec<(&'static str, String)>,
     grace: Duration,
+    signals: Rc<Signals>,
 }
 
 impl Server {
@@ -60,14 +68,14 @@ impl Server {
         grace: Duration,
         user: Option<u32>,
         parent: Option<&Parent>,
-        signals: &Signals,
+        signals: &Rc<Signals>,
     ) -> Result<Self, Failure> {
         let failed = |what: &str| {
             let what = what.to_owned();
             move |errno: nix::errno::Errno| Failure::own(format!("{what}: {errno}"))
         };
-        let directory = directory(user)?;
-        let variables = variables(server, &directory)?;
+        let directory = Directory::make(user)?;
+        let variables = variables(server, &directory.0)?;
         let (pipe, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe2"))?;
         let run_with = std::process::id();
         // SAFETY: this process has one thread, so that the child's copy of its memory has no lock that is held.
@@ -78,7 +86,7 @@ impl Server {
                 drop(pipe);
                 let launch = Launch {
                     server,
-                    directory: &directory,
+                    directory: &directory.0,
                     variables: &variables,
                     grace,
                 };
@@ -92,14 +100,10 @@ impl Server {
             directory,
             variables,
             grace,
+            signals: Rc::clone(signals),
         };
-        match itself.wait_until_ready(pipe, parent, signals) {
-            Ok(()) => Ok(itself),
-            Err(failure) => {
-                itself.end();
-                Err(failure)
-            }
-        }
+        itself.wait_until_ready(pipe, parent)?;
+        Ok(itself)
     }
 
     pub(super) fn variables(&self) -> &[(&'static str, String)] {
@@ -111,12 +115,7 @@ impl Server {
         self.launcher.as_raw_fd()
     }
 
-    fn wait_until_ready(
-        &self,
-        pipe: OwnedFd,
-        parent: Option<&Parent>,
-        signals: &Signals,
-    ) -> Result<(), Failure> {
+    fn wait_until_ready(&self, pipe: OwnedFd, parent: Option<&Parent>) -> Result<(), Failure> {
         let poll = |fd: RawFd, events| libc::pollfd {
             fd,
             events,
@@ -129,7 +128,7 @@ impl Server {
                 Some(fd) => poll(fd.as_fd().as_raw_fd(), fd.events().bits()),
                 None => poll(-1, 0),
             },
-            poll(signals.raw_fd(), libc::POLLIN),
+            poll(self.signals.raw_fd(), libc::POLLIN),
         ];
         loop {
             if sys::poll(&mut fds, None).is_err() {
@@ -138,13 +137,9 @@ impl Server {
             if parent.is_some_and(Parent::is_gone) {
                 return Err(Failure::own("the parent is gone"));
             }
-            // Others (a window's size, a stop that is resumed) have nobody to go to yet.
-            while let Some(received) = signals.next() {
-                let signal = received.signal;
-                if [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT].contains(&signal) {
-                    self.end();
-                    super::signals::die_of(signal);
-                }
+            if let Some(signal) = self.told_to_end() {
+                self.end();
+                super::signals::die_of(signal);
             }
             let [said, ..] = fds;
             if said.revents != 0 {
@@ -160,32 +155,90 @@ impl Server {
         }
     }
 
+    /// The signal, if one has come. Others (a window's size, a stop that is resumed) have nobody to go to.
+    fn told_to_end(&self) -> Option<i32> {
+        std::iter::from_fn(|| self.signals.next())
+            .map(|received| received.signal)
+            .find(|signal| ENDING.contains(signal))
+    }
+
     /// Ends the server and all that is of it.
-    pub(super) fn end(&self) {
+    fn end(&self) {
         let _ = sys::pidfd_send_signal(self.launcher.as_fd(), libc::SIGTERM);
         let limit = self.grace.saturating_add(2 * PATIENCE);
-        if sys::poll_within(self.launcher.as_fd(), libc::POLLIN, limit) != Ok(true) {
+        if !self.ends_before(Instant::now().checked_add(limit)) {
             say("the server does not end: its guard is left to end it");
             let _ = sys::pidfd_send_signal(self.launcher.as_fd(), libc::SIGKILL);
             let _ = sys::poll_within(self.launcher.as_fd(), libc::POLLIN, PATIENCE);
         }
         sys::reap_ended(self.launcher.as_fd());
-        let _ = fs::remove_dir_all(&self.directory);
+        self.directory.remove();
+    }
+
+    /// Whether its launcher ends in time. Who tells run-with to end shortens that, whatever the grace is.
+    fn ends_before(&self, mut deadline: Option<Instant>) -> bool {
+        let poll = |fd, events| libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        };
+        let mut fds = [
+            poll(self.launcher.as_raw_fd(), libc::POLLIN),
+            poll(self.signals.raw_fd(), libc::POLLIN),
+        ];
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if sys::poll(&mut fds, left).is_err() {
+                sys::sleep(Duration::from_millis(10));
+            }
+            let [ended, _] = fds;
+            if ended.revents != 0 {
+                return true;
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            if self.told_to_end().is_some() {
+                let soon = Instant::now() + HURRY;
+                deadline = Some(deadline.map_or(soon, |at| at.min(soon)));
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 /// What the launcher says when the server is ready; anything else is why it is not.
 const READY: &str = "ready";
 
-/// A directory for the server's socket that only we, or the client's user, can enter.
-fn directory(user: Option<u32>) -> Result<PathBuf, Failure> {
-    let template = std::env::temp_dir().join("run-with-XXXXXX");
-    let failed = |errno| Failure::own(format!("a directory {}: {errno}", template.display()));
-    let directory = nix::unistd::mkdtemp(&template).map_err(failed)?;
-    if let Some(user) = user {
-        nix::unistd::chown(&directory, Some(user.into()), None).map_err(failed)?;
+/// A directory for the server's socket that only we, or the client's user, can enter; removed when it is dropped.
+#[derive(Debug)]
+struct Directory(PathBuf);
+
+impl Directory {
+    fn make(user: Option<u32>) -> Result<Self, Failure> {
+        let template = std::env::temp_dir().join("run-with-XXXXXX");
+        let failed = |errno| Failure::own(format!("a directory {}: {errno}", template.display()));
+        let directory = Self(nix::unistd::mkdtemp(&template).map_err(failed)?);
+        if let Some(user) = user {
+            nix::unistd::chown(&directory.0, Some(user.into()), None).map_err(failed)?;
+        }
+        Ok(directory)
     }
-    Ok(directory)
+
+    fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 fn variables(

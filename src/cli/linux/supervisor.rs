@@ -20,6 +20,7 @@
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,7 @@ const TERMINAL_SIGNALS: [c_int; 7] = [
 /// Runs the command to its end; the answer is the exit status.
 pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
     let given = Given::take(invocation)?;
-    let signals = Signals::take()?;
+    let signals = Rc::new(Signals::take()?);
     let mut supervisor = Supervisor::start(invocation, given, signals)?;
     let end = supervisor.run();
     supervisor.finish(end.as_ref().ok());
@@ -106,16 +107,6 @@ enum End {
     Killed(c_int),
 }
 
-/// Ends the server when it is dropped: the command has ended, or was never run.
-#[derive(Debug)]
-struct ServerGuard(Server);
-
-impl Drop for ServerGuard {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
 /// What the end of run-with means for the command, and that of the parent, if it is bound to one.
 #[derive(Debug)]
 struct Binding {
@@ -145,12 +136,13 @@ const GUARD_RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Supervisor {
-    signals: Signals,
+    signals: Rc<Signals>,
     page: Shared<Page>,
     binding: Option<Binding>,
     command: Command,
     tree: Option<Arc<Tree>>,
-    server: Option<ServerGuard>,
+    /// Ended when it is dropped: the command has ended, or was never run.
+    server: Option<Server>,
     /// Until the command has exec'ed.
     starting: Option<Starting>,
     /// Why it has not, or could not be announced.
@@ -162,21 +154,24 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(invocation: &Invocation, given: Given, signals: Signals) -> Result<Self, Failure> {
+    fn start(invocation: &Invocation, given: Given, signals: Rc<Signals>) -> Result<Self, Failure> {
         let parent = open_parent(invocation, given.parent)?;
         let plan = Plan::resolve(&invocation.options).map_err(|error| Failure::caused(&error))?;
         let grace = invocation.kill_after.unwrap_or(Duration::MAX);
         let server = match &invocation.server {
             Some(server) => {
                 let user = plan.user();
-                let server = Server::start(server, grace, user, parent.as_ref(), &signals)?;
-                Some(ServerGuard(server))
+                Some(Server::start(
+                    server,
+                    grace,
+                    user,
+                    parent.as_ref(),
+                    &signals,
+                )?)
             }
             None => None,
         };
-        let variables = server
-            .as_ref()
-            .map_or(&[][..], |server| server.0.variables());
+        let variables = server.as_ref().map_or(&[][..], Server::variables);
         let program = Program::new(&invocation.command, std::process::id(), variables)?;
         let pidfile = invocation
             .pidfile
@@ -264,7 +259,7 @@ impl Supervisor {
         if let Some(tree) = &self.tree {
             keep.extend(tree.holds().raw_fds());
         }
-        keep.extend(self.server.as_ref().map(|server| server.0.raw_fd()));
+        keep.extend(self.server.as_ref().map(Server::raw_fd));
         keep.extend(self.status.raw_fd());
         keep.extend(self.pidfile.as_ref().and_then(Pidfile::raw_fd));
         keep.sort_unstable();
