@@ -369,12 +369,16 @@ impl AsyncCaptive {
             if self.tree_is_empty(&observer).await? {
                 return Ok(());
             }
-            match &change {
-                Some((fd, interest)) => match fd.ready(*interest).await {
-                    Ok(mut event) => event.clear_ready(),
-                    Err(errno) => return Err(self.cannot_wait(errno)),
-                },
-                None => self.sleep(platform::PAUSE).await,
+            // Nothing tells if somebody removes its cgroup between its end and the word of that.
+            let pause = self.sleep(platform::PAUSE);
+            let Some((fd, interest)) = &change else {
+                pause.await;
+                continue;
+            };
+            match first(fd.ready(*interest), pause).await {
+                Either::A(Ok(mut event)) => event.clear_ready(),
+                Either::A(Err(errno)) => return Err(self.cannot_wait(errno)),
+                Either::B(()) => {}
             }
         }
     }

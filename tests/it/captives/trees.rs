@@ -18,7 +18,7 @@ mod graceful;
 mod guards;
 pub mod processes;
 mod repeated;
-mod scene;
+pub mod scene;
 mod teardown;
 
 /// All of them.

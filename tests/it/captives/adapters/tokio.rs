@@ -18,7 +18,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::super::death::scene::{Scene, ends, kill, lives, stop};
+use super::super::trees::scene::Held;
 use super::super::{children, shell, signal};
+use crate::support::cgroups::{Group, version_2};
 use crate::support::process::{Reaped, await_that};
 use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
 
@@ -30,7 +32,7 @@ type Test = Pin<Box<dyn Future<Output = Outcome>>>;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
-    let both: [(&str, &'static [Need], fn() -> Test); 27] = [
+    let both: [(&str, &'static [Need], fn() -> Test); 28] = [
         ("wait", &[], || Box::pin(wait())),
         ("spawn-does-not-block", &[], || Box::pin(spawn_aside())),
         ("spawn-error", &[], || Box::pin(spawn_error())),
@@ -59,6 +61,9 @@ pub fn tests() -> Vec<Trial> {
         ("ready-errors", &[], || Box::pin(ready_errors())),
         ("ready-without-end", &[], || Box::pin(ready_without_end())),
         ("tree", &[Need::Root], || Box::pin(trees())),
+        ("tree-removed", &[Need::Root, Need::Cgroups], || {
+            Box::pin(tree_removed())
+        }),
         ("events", &[], || Box::pin(events())),
         ("there-and-back", &[], || Box::pin(there_and_back())),
         ("traced", &[], || Box::pin(traced())),
@@ -645,6 +650,39 @@ async fn trees() -> Outcome {
     ensure!(!captive.wait_tree(Duration::ZERO).await?, "it runs");
     captive.kill()?;
     ensure!(captive.wait_tree(LONG).await?, "it has ended");
+    Ok(())
+}
+
+/// Others remove its cgroup when it is empty. The kernel says no more of that then: what would be said within 10 ms of a
+/// change is said later, and forgotten with the file (cgroup_file_notify, cgroup_rm_file).
+async fn tree_removed() -> Outcome {
+    let group = Group::new(version_2(), &[])?;
+    let tag = Tag::new();
+    let mut command = shell("(trap '' TERM HUP; setsid sleep 601) & echo on; read line; exit 6");
+    command.env("CAPTIVE_TEST_TAG", tag.value());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.ready(Ready::Line(Stream::Stdout, "on".into()));
+    command.containment(Containment::Cgroup).cgroup(&group.0);
+    let mut captive = spawn(command).await?;
+    captive.wait_ready(LONG).await?;
+    let held = Held::new(&tag.await_process("sleep")?)?;
+    drop(captive.stdin.take());
+    let mut waiting = pin!(captive.wait_tree(LONG));
+    let early = timeout(SURVIVES, &mut waiting).await;
+    ensure!(early.is_err(), "the end of a tree that is held");
+    held.is_killed()?;
+    let mut below = std::fs::read_dir(&group.0)?.flatten();
+    let directory = below.find(|entry| entry.path().is_dir());
+    let directory = directory.ok_or("no cgroup")?.path();
+    // A change, of which it is told, and then the end.
+    std::fs::write(directory.join("cgroup.freeze"), "1")?;
+    let early = timeout(Duration::from_millis(2), &mut waiting).await;
+    ensure!(early.is_err(), "the end of a tree that is held");
+    held.release()?;
+    await_that("the end of the cgroup", || {
+        std::fs::remove_dir(&directory).is_ok() || !directory.exists()
+    })?;
+    ensure!(timeout(HANG, waiting).await??, "something is left");
     Ok(())
 }
 
