@@ -211,18 +211,28 @@ fn spawn_with(
         Duration::ZERO
     };
     let word = receive(&ours, patience);
-    let failed = match (spawned, word) {
-        (Ok(child), Some(([TOLD, ..], Some(pidfd)))) => {
-            let pid = i32::try_from(child.id()).unwrap_or(0);
-            let process = Process::of_another(Made { pid, pidfd }, message);
-            return Ok((child, process));
+    // Its number may be the last that there is.
+    drop(ours);
+    let (step, errno) = match (spawned, word) {
+        (Ok(mut child), Some(([TOLD, ..], pidfd))) => {
+            // Without a place for the descriptor none has come (unix(7), MSG_CTRUNC).
+            match pidfd.map_or_else(|| open(&mut child), Ok) {
+                Ok(pidfd) => {
+                    let pid = i32::try_from(child.id()).unwrap_or(0);
+                    let process = Process::of_another(Made { pid, pidfd }, message);
+                    return Ok((child, process));
+                }
+                Err(errno) => {
+                    end(&mut child);
+                    (SpawnStep::OpenPidfd, errno)
+                }
+            }
         }
         (Err(errno), Some(([TOLD, ..], _)) | None) => (SpawnStep::StdSpawn, errno),
         (spawned, word) => {
             // It has executed nothing: it has said so, or was killed on its way, or neither std nor we can hear it.
             if let Ok(mut child) = spawned {
-                let _ = child.kill();
-                let _ = child.wait();
+                end(&mut child);
             }
             let ([step, errno @ ..], _) = word.unwrap_or(([TOLD; 5], None));
             let step = match step {
@@ -235,7 +245,20 @@ fn spawn_with(
             (step, io::Error::from_raw_os_error(errno))
         }
     };
-    Err(failed)
+    Err((step, errno))
+}
+
+/// Its pidfd, by its number: its own as long as nobody has reaped it.
+fn open(child: &mut Child) -> io::Result<OwnedFd> {
+    let pidfd = sys::pidfd_open(i32::try_from(child.id()).unwrap_or(0))?;
+    // ECHILD where it has been reaped, by whomever: then the number may have become another's before.
+    child.try_wait()?;
+    Ok(pidfd)
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// A copy under a number that hardly anybody wants.

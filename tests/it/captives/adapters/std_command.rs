@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use captive::launcher::{CommandExt as _, SpawnError, SpawnStep};
 use libtest_mimic::Trial;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::super::children;
 use super::super::death::scene::{Scene, ends, find_guard, guard_of, kill, lives, stop};
@@ -43,6 +44,9 @@ pub fn tests() -> Vec<Trial> {
     add("hook-closes-all", &[], || in_role("hook-closes-all"));
     add("hook-forks", &[], || in_role("hook-forks"));
     add("guard-without-room", &[], || in_role("guard-without-room"));
+    add("no-room-for-its-pidfd", &[], || {
+        in_role("no-room-for-its-pidfd")
+    });
     trials
 }
 
@@ -71,6 +75,7 @@ pub fn role(name: &str) -> Outcome {
         "hook-closes-all" => hook_closes_all(),
         "hook-forks" => hook_forks(),
         "guard-without-room" => guard_without_room(),
+        "no-room-for-its-pidfd" => no_room(),
         _ => Err(format!("no role {name}").into()),
     }
 }
@@ -451,4 +456,49 @@ fn guard_without_room() -> Outcome {
         ensure!(child.try_wait()?.is_none(), "one has ended");
     }
     Ok(())
+}
+
+/// What the child sends of itself comes without its pidfd where there is no number for that: it is opened by its pid.
+fn no_room() -> Outcome {
+    let mut first = shell("exit 0").spawn_captive()?;
+    first.wait()?;
+    let guard = own_guard()?;
+    let own = std::process::id() as i32;
+    let before = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // The number that the spawn's first socket will have is the last one that may be had from the hook on.
+    let lowest = fs::File::open("/dev/null")?.as_raw_fd();
+    let limit = libc::rlimit {
+        rlim_cur: lowest as libc::rlim_t + 1,
+        rlim_max: before.1,
+    };
+    let mut command = sleeper();
+    unsafe {
+        command.pre_exec(move || {
+            match libc::prlimit(
+                own,
+                libc::RLIMIT_NOFILE,
+                &raw const limit,
+                std::ptr::null_mut(),
+            ) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
+    }
+    let spawned = command.spawn_captive();
+    let lowered = getrlimit(Resource::RLIMIT_NOFILE)?.0;
+    setrlimit(Resource::RLIMIT_NOFILE, before.0, before.1)?;
+    ensure!(lowered == limit.rlim_cur, "the hook has not been run");
+    let mut child = spawned?;
+    ensure!(child.try_wait()?.is_none(), "it has ended");
+    let child = child.id() as i32;
+    await_that("a guard that knows it", || {
+        known_to(guard.pid).contains(&child)
+    })?;
+    // The launcher knows it as well: it tells the next guard.
+    guard.signal(libc::SIGKILL);
+    let new = guard_of(own, Some(guard.pid))?;
+    await_that("another guard that knows it", || {
+        known_to(new.pid).contains(&child)
+    })
 }
