@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -34,7 +34,8 @@ pub(super) struct Watch {
     ready: Ready,
     /// What was at the place of [`Ready::File`].
     before: Option<FileId>,
-    notifications: Mutex<Option<Notifications>>,
+    /// Shared with who waits for it, without the lock.
+    notifications: Mutex<Option<Arc<Notifications>>>,
     /// What all waits have found so far: what one has read and given up is not lost for the next.
     found: Mutex<Found>,
 }
@@ -137,7 +138,7 @@ impl Watch {
                     errno,
                 })?;
                 variables.push(("NOTIFY_SOCKET".into(), notifications.address()));
-                watch.notifications = Mutex::new(Some(notifications));
+                watch.notifications = Mutex::new(Some(Arc::new(notifications)));
             }
             _ => {}
         }
@@ -195,8 +196,8 @@ impl Watch {
     pub(super) fn words(&self, streams: Streams<'_>) -> Result<Option<OwnedFd>, ReadyError> {
         // Without the lock of what has been found, which a look on another thread may hold.
         let stream = self.stream(streams);
-        let notified = self.lock_notifications();
-        let fd = stream.or(notified.as_ref().map(AsFd::as_fd));
+        let notified = self.notifications();
+        let fd = stream.or(notified.as_ref().map(|socket| socket.as_fd()));
         fd.map(|fd| fd.try_clone_to_owned())
             .transpose()
             .map_err(|errno| ReadyError::Look {
@@ -303,7 +304,11 @@ impl Watch {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_notifications(&self) -> std::sync::MutexGuard<'_, Option<Notifications>> {
+    fn notifications(&self) -> Option<Arc<Notifications>> {
+        self.lock_notifications().clone()
+    }
+
+    fn lock_notifications(&self) -> std::sync::MutexGuard<'_, Option<Arc<Notifications>>> {
         self.notifications
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -326,9 +331,9 @@ impl Watch {
         pause: Duration,
         left: Option<Duration>,
     ) {
-        let notified = self.lock_notifications();
-        let notified = notified.as_ref().map(|socket| socket.as_fd().as_raw_fd());
-        let words: Option<RawFd> = stream.map(|fd| fd.as_raw_fd()).or(notified);
+        let notified = self.notifications();
+        let words = stream.or(notified.as_ref().map(|socket| socket.as_fd()));
+        let words: Option<RawFd> = words.map(|fd| fd.as_raw_fd());
         // What another thread that waits has read wakes nobody.
         let limit = match words {
             Some(_) => left.unwrap_or(PAUSE).min(PAUSE),
@@ -493,8 +498,7 @@ impl Search<'_> {
     }
 
     fn read_notifications(&mut self) -> bool {
-        let notifications = self.watch.lock_notifications();
-        let Some(notifications) = notifications.as_ref() else {
+        let Some(notifications) = self.watch.notifications() else {
             return false;
         };
         let mut ready = false;

@@ -20,6 +20,7 @@ pub fn tests(add: &mut dyn FnMut(&str, &'static [Need], fn() -> Outcome)) {
     add("notify-by-python", &[Need::Program("python3")], by_python);
     add("notify-as-another-user", &[Need::Root], as_another_user);
     add("notify-not-asked", &[], not_asked);
+    add("notify-two-threads", &[], two_threads);
 }
 
 fn of_a_child() -> Outcome {
@@ -343,5 +344,31 @@ fn not_asked() -> Outcome {
         .spawn()?;
     let done = String::from_utf8(captive.wait_with_output()?.stdout)?;
     ensure!(!done.contains("NOTIFY_SOCKET"), "{done}");
+    Ok(())
+}
+
+/// A thread that waits, which it does for up to 20 ms at a time, does not hold up one that only looks.
+fn two_threads() -> Outcome {
+    let place = Place::new()?;
+    let captive = place.spawn(Ready::Notify, &["for-ever"])?;
+    let look = || -> Fallible<Duration> {
+        // Long enough for the other to be waiting again.
+        std::thread::sleep(Duration::from_millis(5));
+        let began = Instant::now();
+        match captive.wait_ready(Duration::ZERO) {
+            Err(ReadyError::TimedOut { .. }) => Ok(began.elapsed()),
+            other => Err(format!("{other:?}").into()),
+        }
+    };
+    let mut looks = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| captive.wait_ready(HANG).is_err());
+        let looks = (0..51).map(|_| look()).collect::<Fallible<Vec<_>>>();
+        // Its wait ends with it.
+        let ended = end(&captive);
+        ensure!(waits.join().unwrap_or(false), "it was ready");
+        ended.and(looks)
+    })?;
+    looks.sort_unstable();
+    ensure!(looks[25] < Duration::from_millis(8), "{looks:?}");
     Ok(())
 }
