@@ -76,22 +76,9 @@ impl Cgroup {
             match lock(&parent, &name) {
                 Ok(Some(directory)) => {
                     let cgroup = Self { directory, name };
-                    // Not where the version is another, nor before Linux 5.14.
-                    if let Err(errno) =
-                        nix::sys::stat::fstatat(&cgroup, "cgroup.kill", AtFlags::empty())
-                    {
+                    if let Err(why) = cgroup.can_hold(base, &path) {
                         cgroup.remove();
-                        let path = path.join("cgroup.kill");
-                        return Err((path.display().to_string(), Some(errno)));
-                    }
-                    if !cgroup.takes_processes() {
-                        cgroup.remove();
-                        let what = format!(
-                            "a cgroup below {} would take no process (its cgroup.type is \"domain invalid\"): \
-                             that one is threaded, or has processes and hands on controllers",
-                            base.display()
-                        );
-                        return Err((what, Some(Errno::EOPNOTSUPP)));
+                        return Err(why);
                     }
                     return Ok((cgroup, number));
                 }
@@ -107,6 +94,30 @@ impl Cgroup {
             format!("a directory in {}", base.display()),
             Some(Errno::EEXIST),
         ))
+    }
+
+    /// Whether a process of ours can enter it, and be ended there. What the kernel asks when one is born there or moved:
+    /// cgroup_attach_permissions and cgroup_migrate_vet_dst in kernel/cgroup/cgroup.c.
+    fn can_hold(&self, base: &Path, path: &Path) -> Result<(), Why> {
+        let kill = "cgroup.kill";
+        // Not where the version is another, nor before Linux 5.14.
+        nix::sys::stat::fstatat(self, kill, AtFlags::empty())
+            .map_err(|errno| (path.join(kill).display().to_string(), Some(errno)))?;
+        if !self.takes_processes() {
+            let what = format!(
+                "a cgroup below {} would take no process (its cgroup.type is \"domain invalid\"): \
+                 that one is threaded, or has processes and hands on controllers",
+                base.display()
+            );
+            return Err((what, Some(Errno::EOPNOTSUPP)));
+        }
+        match way_to(base) {
+            Some(way) => {
+                may_write(&way).map_err(|errno| (format!("writing {}", way.display()), Some(errno)))
+            }
+            // It is not known, and the kernel will say.
+            None => Ok(()),
+        }
     }
 
     /// Not below a threaded one, nor below one that has threaded cgroups or would have to: one with processes that hands
@@ -376,6 +387,28 @@ fn unescaped(text: &[u8]) -> PathBuf {
         };
     }
     PathBuf::from(OsStr::from_bytes(&bytes))
+}
+
+/// Who may move processes from our cgroup to one below `base` may write this file: that of the last cgroup which both have
+/// above them, or are.
+fn way_to(base: &Path) -> Option<PathBuf> {
+    let base = base.canonicalize().ok()?;
+    let own = own().ok()?.canonicalize().ok()?;
+    let common = base
+        .ancestors()
+        .find(|directory| own.starts_with(directory))?;
+    let procs = common.join(PROCS);
+    // Where the two are in different mounts, it is none.
+    procs.exists().then_some(procs)
+}
+
+/// Only what is forbidden counts.
+fn may_write(file: &Path) -> Result<(), Errno> {
+    let how = nix::unistd::AccessFlags::W_OK;
+    match nix::unistd::faccessat(nix::fcntl::AT_FDCWD, file, how, AtFlags::AT_EACCESS) {
+        Err(Errno::EACCES) => Err(Errno::EACCES),
+        _ => Ok(()),
+    }
 }
 
 /// Whether processes of this user may write the `cgroup.procs` of `base` or of a cgroup above it; also if that cannot

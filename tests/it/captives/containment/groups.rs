@@ -14,6 +14,9 @@ pub const CASES: &[Case] = &[
         delegated_and_no_namespaces()
     }),
     ("cgroup-not-delegated", CGROUP, not_delegated),
+    ("cgroup-beyond-another's", CGROUP, beyond_anothers),
+    ("cgroup-without-its-processes", CGROUP, without_processes),
+    ("cgroup-threaded", CGROUP, threaded),
     ("cgroup-killed-before", CGROUP, killed_before),
     ("cgroups-of-the-captive's", CGROUP, of_the_captives),
     ("cgroup-of-somebody-else's-name", CGROUP, other_names),
@@ -243,6 +246,69 @@ fn not_delegated() -> Outcome {
         nothing_left()
     });
     leave()?;
+    done?;
+    group.is_empty()
+}
+
+/// A cgroup of the launcher's own, in which one can be made: the way there is by a cgroup of somebody else's.
+fn beyond_anothers() -> Outcome {
+    let group = Group::new()?;
+    group.delegate()?;
+    let root = mount()?.join("cgroup.procs").display().to_string();
+    forked(|| {
+        become_nobody(true)?;
+        for containment in [Containment::Cgroup, Containment::UserNamespace] {
+            let mut command = contained(Command::new("true"), containment);
+            let error = uncontained(command.cgroup(&group.path))?;
+            let missing = lacking(&error, containment)?;
+            ensure!(missing.what.contains(&root), "{missing}, not {root}");
+            ensure!(errno(missing) == Some(libc::EACCES), "{missing:?}");
+            ensure!(error.available.is_empty(), "{error}");
+        }
+        nothing_left()
+    })?;
+    group.is_empty()
+}
+
+/// Its directory is the launcher's, and its list of processes is not: `Tree` goes on to what can be had.
+fn without_processes() -> Outcome {
+    let group = Group::new()?;
+    std::os::unix::fs::chown(&group.path, Some(NOBODY), None)?;
+    group.enter()?;
+    let done = forked(|| {
+        become_nobody(true)?;
+        let error = uncontained(&mut contained(Command::new("true"), Containment::Cgroup))?;
+        let missing = lacking(&error, Containment::Cgroup)?;
+        let procs = group.path.join("cgroup.procs").display().to_string();
+        ensure!(missing.what.contains(&procs), "{missing}, not {procs}");
+        ensure!(errno(missing) == Some(libc::EACCES), "{missing:?}");
+        let found = chosen(&mut contained(Command::new("true"), Containment::Tree))?;
+        ensure!(found == Containment::UserNamespace, "{found}");
+        nothing_left()
+    });
+    leave()?;
+    done?;
+    group.is_empty()
+}
+
+/// Below the root of threaded cgroups there are those alone; cgroups(7), cgroup.type.
+fn threaded() -> Outcome {
+    let group = Group::new()?;
+    let inner = group.path.join("inner");
+    fs::create_dir(&inner)?;
+    fs::write(inner.join("cgroup.type"), "threaded")?;
+    group.enter()?;
+    let done = forked(|| {
+        let error = uncontained(&mut contained(Command::new("true"), Containment::Cgroup))?;
+        let missing = lacking(&error, Containment::Cgroup)?;
+        let says = "cgroup.type is \"domain invalid\"";
+        ensure!(missing.what.contains(says), "{missing}, not {says}");
+        let found = chosen(&mut contained(Command::new("true"), Containment::Tree))?;
+        ensure!(found == Containment::PidNamespace, "{found}");
+        nothing_left()
+    });
+    leave()?;
+    fs::remove_dir(inner)?;
     done?;
     group.is_empty()
 }
