@@ -148,7 +148,7 @@ const DIRECTORY: u32 = 11;
 const SIGNALS: u32 = 12;
 const EXEC: u32 = 13;
 const PIDFD: u32 = 14;
-const ENTER: u32 = 15;
+pub(super) const ENTER: u32 = 15;
 const CGROUP: u32 = 16;
 
 /// A step of which there are several.

@@ -284,9 +284,14 @@ fn make_once(
         child::make(stack, Half::Upper, false, request, progress)
     };
     let _ = sys::set_signal_mask(mask);
-    // There is none, but perhaps a reason other than clone's.
+    // There is none, but perhaps a reason other than clone's; or who made it in the namespace was killed when it was at
+    // its exec.
+    let failed_at = match request.namespace {
+        Some(_) => child::ENTER,
+        None => child::CLONE,
+    };
     let pid = made.map_err(|errno| {
-        let (step, noted) = progress.failure().unwrap_or((child::CLONE, errno));
+        let (step, noted) = progress.failure().unwrap_or((failed_at, errno));
         // Where no child began, none has noted why.
         let errno = if noted == Errno::ECANCELED {
             errno

@@ -1,8 +1,10 @@
-//! System calls that are filtered away.
+//! System calls that are filtered away, and processes of a spawn that others kill.
 
 use captive::launcher::SpawnStep;
 
+use super::groups::in_a_fork;
 use super::*;
+use crate::races::trace::{self, Event};
 
 const ROOT: &[Need] = &[Need::Root];
 const CGROUP: &[Need] = &[Need::Root, Need::Cgroups];
@@ -16,6 +18,16 @@ pub const CASES: &[Case] = &[
     ("memfd-denied", ROOT, without_memfd),
     ("flock-denied", CGROUP, without_locks),
     ("init-killed", ROOT, init_killed),
+    ("maker-killed-before-it-makes", ROOT, || {
+        maker_killed(Moment::Setns)
+    }),
+    ("maker-killed-when-it-has-made", ROOT, || {
+        maker_killed(Moment::Born)
+    }),
+    ("maker-killed-at-the-exec", ROOT, || {
+        maker_killed(Moment::Exec)
+    }),
+    ("launcher-has-unshared", ROOT, has_unshared),
 ];
 
 /// The captive moves there itself.
@@ -162,6 +174,153 @@ fn init_killed() -> Outcome {
             ensure!(process.gone(), "{process:?} lives on");
         }
         nothing_left()?;
+    }
+    Ok(())
+}
+
+/// When a process is killed that makes the captive in its namespace.
+#[derive(Clone, Copy, PartialEq)]
+enum Moment {
+    /// It is about to enter.
+    Setns,
+    /// The captive has been made, and has not begun.
+    Born,
+    /// The captive is about to execute its program.
+    Exec,
+}
+
+/// Somebody kills who enters the namespace and makes the captive there, which nobody else knows: the spawn fails, and
+/// nothing is left. A tracer knows the moment.
+fn maker_killed(moment: Moment) -> Outcome {
+    for containment in [Containment::PidNamespace, Containment::UserNamespace] {
+        let mut command = sleeper(containment);
+        // With this the thread that makes them is there, and has nothing to do.
+        drop(command.spawn()?);
+        nothing_left()?;
+        let threads = threads_named("captive-spawner")?;
+        let [spawner] = threads[..] else {
+            return Err(format!("{threads:?}").into());
+        };
+        let (mut reader, writer) = std::io::pipe()?;
+        let tracer = unsafe { libc::fork() };
+        if tracer == 0 {
+            let done = kill_the_maker(spawner, moment, &writer);
+            // Whoever it traces goes on.
+            unsafe { libc::_exit(i32::from(done.is_err())) };
+        }
+        drop(writer);
+        let mut word = [0];
+        reader.read_exact(&mut word)?;
+        let error = refused(&mut command);
+        let mut status = 0;
+        unsafe { libc::waitpid(tracer, &raw mut status, 0) };
+        ensure!(status == 0, "the tracer: {status:#x}, {error:?}");
+        let error = error?;
+        ensure!(
+            error.step() == Some(&SpawnStep::EnterNamespace),
+            "{error:?}"
+        );
+        nothing_left()?;
+        let found = chosen(&mut contained(Command::new("true"), containment))?;
+        ensure!(found == containment, "{found}");
+    }
+    Ok(())
+}
+
+/// In a process of its own. The maker is the second that the thread makes, after the init; it makes the captive, which
+/// goes no further.
+fn kill_the_maker(spawner: i32, moment: Moment, mut ready: &std::io::PipeWriter) -> Outcome {
+    unsafe { libc::alarm(HANG.as_secs() as u32) };
+    trace::seize(spawner)?;
+    std::io::Write::write_all(&mut ready, b"1")?;
+    // The init, the maker, the captive.
+    let mut made = Vec::new();
+    // Their first stops may be seen before their births are.
+    let mut early = Vec::new();
+    let mut left = None;
+    while left != Some(0) {
+        let (pid, event) = trace::next()?;
+        let (maker, captive) = (made.get(1).copied(), made.get(2).copied());
+        let mut now = false;
+        let mut signal = 0;
+        match event {
+            Event::Made { child } => {
+                made.push(child);
+                now = moment == Moment::Born && Some(pid) == maker;
+                if !now && early.contains(&child) {
+                    trace::resume(child, 0)?;
+                }
+            }
+            Event::Call(call) if call.entry => {
+                now = match moment {
+                    Moment::Setns => Some(pid) == maker && call.number == libc::SYS_setns,
+                    Moment::Born => false,
+                    Moment::Exec => Some(pid) == captive && call.number == libc::SYS_execve,
+                };
+            }
+            Event::Signal(number) => signal = number,
+            Event::Ended => {
+                let counts = [maker, captive].contains(&Some(pid));
+                left = left.map(|left: usize| left - usize::from(counts));
+                continue;
+            }
+            _ => {}
+        }
+        if now {
+            let maker = maker.ok_or("no maker")?;
+            ensure!(unsafe { libc::kill(maker, libc::SIGKILL) } == 0, "kill");
+            left = Some(made.len() - 1);
+        }
+        if pid != spawner && !made.contains(&pid) {
+            early.push(pid);
+        } else if left.is_none() || !made[1..].contains(&pid) {
+            trace::resume(pid, signal)?;
+        }
+    }
+    Ok(())
+}
+
+fn threads_named(name: &str) -> Fallible<Vec<i32>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir("/proc/self/task")? {
+        let path = task?.path();
+        if fs::read_to_string(path.join("comm"))?.trim_end() == name {
+            let tid = path.file_name().and_then(|name| name.to_str());
+            found.push(tid.ok_or("no number")?.parse()?);
+        }
+    }
+    Ok(found)
+}
+
+/// The children of a launcher that has unshared its PID namespace are to be in another one, in which it can have no
+/// threads; clone(2), EINVAL. Those that it had go on.
+fn has_unshared() -> Outcome {
+    let unshare = || -> Outcome {
+        let done = unsafe { libc::unshare(libc::CLONE_NEWPID) };
+        ensure!(done == 0, "unshare: {}", std::io::Error::last_os_error());
+        Ok(())
+    };
+    in_a_fork(|| {
+        unshare()?;
+        for containment in [Containment::Process, Containment::PidNamespace] {
+            let error = refused(&mut contained(Command::new("true"), containment))?;
+            let SpawnError::Step { step, errno, .. } = &error else {
+                return Err(format!("{error:?}").into());
+            };
+            ensure!(*step == SpawnStep::StartThread, "{error:?}");
+            ensure!(errno.raw_os_error() == Some(libc::EINVAL), "{error:?}");
+        }
+        ensure!(children().is_empty(), "{:?}", children());
+        Ok(())
+    })?;
+    chosen(&mut contained(
+        Command::new("true"),
+        Containment::PidNamespace,
+    ))?;
+    unshare()?;
+    for containment in [Containment::Process, Containment::PidNamespace] {
+        let found = chosen(&mut contained(Command::new("true"), containment))?;
+        ensure!(found == containment, "{found}");
     }
     Ok(())
 }
