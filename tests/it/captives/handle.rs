@@ -16,9 +16,12 @@ use captive::{Captive, Command, RunWith};
 use libtest_mimic::Trial;
 
 use super::{children, in_role, shell, signal};
-use crate::support::process::{Reaped, await_that, readable_within, state};
+use crate::support::cgroups::{Group, version_1};
+use crate::support::process::{Reaped, Tracer, await_that, readable_within, state};
 use crate::support::seccomp::{self, Argument};
-use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Witness, test};
+use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, test};
+
+const FREEZER: &[Need] = &[Need::Root, Need::Freezer];
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
@@ -42,6 +45,9 @@ pub fn tests() -> Vec<Trial> {
     add("terminate-ignores", &[], terminate_ignores);
     add("terminate-stopped", &[], terminate_stopped);
     add("terminate-ended", &[], terminate_ended);
+    add("traced", &[], traced);
+    add("stuck-traced", &[], || stuck(by_a_tracer));
+    add("stuck-frozen", FREEZER, || stuck(frozen));
     add("waits", &[], waits);
     add("two-wait-a-third-signals", &[], two_wait);
     add("kill-after-the-end", &[], kill_after_the_end);
@@ -308,6 +314,93 @@ fn terminate_ended() -> Outcome {
     let second = captive.terminate(Duration::ZERO)?;
     ensure!(first == second, "{first:?} {second:?}");
     Ok(())
+}
+
+/// Its end can be seen, and how it ended is told when the tracer lets go, to who waits already too.
+fn traced() -> Outcome {
+    let captive = sleeper()?;
+    let tracer = Tracer::of(captive.id() as i32)?;
+    captive.kill()?;
+    ensure!(Witness::of(captive.id() as i32)?.gone(), "it does not end");
+    ensure!(captive.try_wait()?.is_none(), "a status");
+    let early = captive.wait_timeout(SURVIVES)?;
+    ensure!(early.is_none(), "a status while it was traced: {early:?}");
+    let report = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            captive
+                .wait_timeout(HANG)
+                .map_err(|error| error.to_string())
+        });
+        let released = tracer.release();
+        let report = waits.join().map_err(|_| "a panic")??;
+        released.map(|()| report)
+    })?;
+    let report = report.ok_or("it does not end")?;
+    ensure!(killed_by(&report) == Some(libc::SIGKILL), "{report:?}");
+    ensure!(report.ended_by() == EndedBy::Kill, "{report:?}");
+    Ok(())
+}
+
+/// What keeps a process from its end, while it is there, and the letter of the state in which it is then.
+type Hold = Box<dyn FnOnce() -> Outcome>;
+
+/// One that SIGKILL does not end says what it is doing, and is as it was: it can be waited for.
+fn stuck(hold: impl FnOnce(&Witness) -> Fallible<(char, Hold)>) -> Outcome {
+    let tag = Tag::new();
+    let mut command = shell("sleep 1000 & echo ready; wait");
+    command.env("CAPTIVE_TEST_TAG", tag.value());
+    let captive = ready(command)?;
+    let pid = captive.id() as i32;
+    let (expected, release) = hold(&Witness::of(pid)?)?;
+    let Err(CaptiveError::Stuck(stuck)) = captive.terminate(Duration::ZERO) else {
+        return Err("it has ended".into());
+    };
+    ensure!(stuck.pid == captive.id(), "{stuck:?}");
+    ensure!(stuck.state == Some(expected), "{stuck:?}, not {expected}");
+    // What has ended has no children any more.
+    ensure!(
+        stuck.descendants.len() == usize::from(expected != 'Z'),
+        "{stuck:?}"
+    );
+    let text = stuck.to_string();
+    ensure!(
+        text.contains(&format!("process {pid} does not end"))
+            && text.contains(&format!("state {expected}")),
+        "{text}"
+    );
+    ensure!(captive.try_wait()?.is_none(), "it has ended");
+    release()?;
+    let report = ended(&captive)?;
+    ensure!(killed_by(&report) == Some(libc::SIGKILL), "{report:?}");
+    Ok(())
+}
+
+/// It has ended, and a tracer is to be told first.
+fn by_a_tracer(witness: &Witness) -> Fallible<(char, Hold)> {
+    let tracer = Tracer::of(witness.pid)?;
+    Ok(('Z', Box::new(|| tracer.release())))
+}
+
+/// Signals do not reach what the freezer of version 1 holds; to the world it waits in the kernel.
+fn frozen(witness: &Witness) -> Fallible<(char, Hold)> {
+    let group = Group::new(version_1("freezer"), &[])?;
+    fs::write(group.0.join("cgroup.procs"), witness.pid.to_string())?;
+    let state = group.0.join("freezer.state");
+    fs::write(&state, "FROZEN")?;
+    await_that("a frozen process", || {
+        fs::read_to_string(&state).is_ok_and(|text| text == "FROZEN\n")
+    })?;
+    Ok((
+        'D',
+        Box::new(move || {
+            fs::write(&state, "THAWED")?;
+            // Removed when it is empty.
+            let group = group;
+            await_that("an empty cgroup", || {
+                group.pids().is_ok_and(|pids| pids.is_empty())
+            })
+        }),
+    ))
 }
 
 fn waits() -> Outcome {

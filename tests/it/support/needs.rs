@@ -28,6 +28,8 @@ pub enum Need {
     Controller2(&'static str),
     /// PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9.
     GroupSignal,
+    /// The controller `freezer`, which is of version 1 only, with cgroups that this process may make.
+    Freezer,
     /// User namespaces for those who are not root.
     UserNamespaces,
 }
@@ -45,6 +47,7 @@ impl Need {
             Self::Controller2(name) => cgroups::Group::new(cgroups::limited_by(name), &[])
                 .is_ok_and(|group| group.is_of_version_2()),
             Self::GroupSignal => group_signal(),
+            Self::Freezer => cgroups::Group::new(cgroups::version_1("freezer"), &[]).is_ok(),
             Self::UserNamespaces => user_namespaces(),
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{HANG, Outcome};
+use super::{Fallible, HANG, Outcome};
 
 /// A pidfd: says when the process is gone, and signals no other.
 #[derive(Debug)]
@@ -217,6 +217,54 @@ impl Drop for Reaped {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A child of ours that traces a process: as long as it does, the kernel keeps from everybody else how that one ended. A
+/// thread of ours might be of its own parent's.
+#[derive(Debug)]
+pub struct Tracer(Option<i32>);
+
+impl Tracer {
+    pub fn of(pid: i32) -> Fallible<Self> {
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            unsafe {
+                if libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) != 0 {
+                    libc::_exit(1);
+                }
+                libc::raise(libc::SIGSTOP);
+                libc::_exit(0);
+            }
+        }
+        ensure!(child > 0, "fork");
+        let itself = Self(Some(child));
+        let mut status = 0;
+        let changed = unsafe { libc::waitpid(child, &raw mut status, libc::WUNTRACED) };
+        ensure!(
+            changed == child && libc::WIFSTOPPED(status),
+            "process {pid} cannot be traced"
+        );
+        Ok(itself)
+    }
+
+    /// Lets it go.
+    pub fn release(mut self) -> Outcome {
+        let child = self.0.take().ok_or("no tracer")?;
+        let mut status = 0;
+        unsafe { libc::kill(child, libc::SIGCONT) };
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        ensure!(status == 0, "the tracer: {status:#x}");
+        Ok(())
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        if let Some(child) = self.0 {
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        }
     }
 }
 

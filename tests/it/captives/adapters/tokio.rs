@@ -21,7 +21,7 @@ use super::super::death::scene::{Scene, ends, kill, lives, stop};
 use super::super::trees::scene::Held;
 use super::super::{children, shell, signal};
 use crate::support::cgroups::{Group, version_2};
-use crate::support::process::{Reaped, await_that};
+use crate::support::process::{Reaped, Tracer, await_that};
 use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
 
 /// A limit beyond that of a test: at its end there is a look, which finds what should have woken.
@@ -748,26 +748,7 @@ async fn there_and_back() -> Outcome {
 /// Its end can be seen, and the kernel does not say how it ended before the tracer lets go.
 async fn traced() -> Outcome {
     let captive = sleeper().await?;
-    let pid = captive.id() as i32;
-    let (say, asked) = std::sync::mpsc::channel::<()>();
-    let (tell, told) = std::sync::mpsc::channel::<bool>();
-    // The tracer is a child of ours: a thread would be the captive's own parent.
-    let tracer = std::thread::spawn(move || {
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) };
-            unsafe { libc::raise(libc::SIGSTOP) };
-            unsafe { libc::_exit(i32::from(seized != 0)) };
-        }
-        let mut status = 0;
-        let stopped = unsafe { libc::waitpid(child, &raw mut status, libc::WUNTRACED) };
-        let _ = tell.send(stopped == child && libc::WIFSTOPPED(status));
-        let _ = asked.recv();
-        unsafe { libc::kill(child, libc::SIGCONT) };
-        unsafe { libc::waitpid(child, &raw mut status, 0) };
-        let _ = tell.send(status == 0);
-    });
-    ensure!(told.recv()?, "no tracer");
+    let tracer = Tracer::of(captive.id() as i32)?;
     captive.kill()?;
     ensure!(witness(&captive)?.gone(), "it does not end");
     let early = timeout(SURVIVES, captive.wait()).await;
@@ -776,12 +757,11 @@ async fn traced() -> Outcome {
     let mut late = pin!(late);
     let mut context = Context::from_waker(Waker::noop());
     ensure!(late.as_mut().poll(&mut context).is_pending(), "a status");
-    say.send(())?;
-    ensure!(told.recv()?, "it was not traced");
+    tracer.release()?;
     ensure!(early.is_err(), "a status while it was traced");
     let report = late.await??;
     ensure!(killed_by(&report) == Some(libc::SIGKILL), "{report:?}");
-    tracer.join().map_err(|_| "a panic".into())
+    Ok(())
 }
 
 fn cancel_spawn() -> Outcome {
