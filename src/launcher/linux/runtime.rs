@@ -1,19 +1,17 @@
 //! What one launcher process has: its spawner threads, its guard, its reaper. Made at the first spawn,
 //! kept for the life of the process.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
 use super::super::command::{Command, Defaults};
 use super::super::stdio::Pipes;
 use super::super::{CaptiveError, SpawnError, SpawnStep};
 use super::contained;
-use super::guard::{Guard, Helper};
+use super::guard::{Guard, Helper, Line};
 use super::process::Process;
 use super::reaper::Reaper;
 use super::request::{self, Prepared, Request};
@@ -33,10 +31,10 @@ pub(super) struct Runtime {
 }
 
 /// How often a captive whose guard cannot be told is launched with another guard.
-pub(super) const GUARD_TRIES: u32 = 3;
+const GUARD_TRIES: u32 = 3;
 
 /// How long it may take until there is room for a message again.
-pub(super) const ROOM: Duration = Duration::from_millis(10);
+const ROOM: Duration = Duration::from_millis(10);
 
 impl Runtime {
     /// The one of the calling process. A forked child has another, since it has none of the threads: no
@@ -121,22 +119,32 @@ impl Runtime {
         tree: Option<&Arc<Tree>>,
         extra: &[(OsString, OsString)],
     ) -> Result<(Arc<Process>, Pipes), SpawnError> {
-        let mut tries = 0;
-        loop {
+        self.with_guard(&command.program, |line| {
             let id = self.next_id();
             let Prepared { request, pipes } =
                 Request::prepare(command, defaults, id, &self.helper, tree, extra)?;
-            let failed = |step: SpawnStep, errno: Errno| SpawnError::Step {
-                program: command.program.clone(),
-                step,
-                errno: errno.into(),
-            };
+            let process = self.launch(command, request.with_guard(line), line.generation())?;
+            Ok((process, pipes))
+        })
+    }
+
+    /// Spawns something that tells the guard of itself; again, with another guard, where this one cannot be told.
+    pub(super) fn with_guard<T>(
+        &'static self,
+        program: &OsStr,
+        mut spawn: impl FnMut(&Line) -> Result<T, SpawnError>,
+    ) -> Result<T, SpawnError> {
+        let mut tries = 0;
+        loop {
             let line = self
                 .guard
                 .line(self)
-                .map_err(|(step, errno)| failed(step, errno))?;
-            match self.launch(command, request.with_guard(&line), line.generation()) {
-                Ok(process) => return Ok((process, pipes)),
+                .map_err(|(step, errno)| SpawnError::Step {
+                    program: program.to_owned(),
+                    step,
+                    errno: errno.into(),
+                })?;
+            match spawn(&line) {
                 Err(SpawnError::Step {
                     step: SpawnStep::TellGuard,
                     ..
@@ -150,7 +158,7 @@ impl Runtime {
                         let _ = self.guard.replace(self, line.generation());
                     }
                 }
-                Err(error) => return Err(error),
+                answer => return answer,
             }
         }
     }

@@ -17,7 +17,7 @@ use super::super::{SpawnError, SpawnStep};
 use super::child::number_of;
 use super::process::Process;
 use super::protocol::{ADD, Message};
-use super::runtime::{GUARD_TRIES, ROOM, Runtime};
+use super::runtime::Runtime;
 use super::spawner::Made;
 use crate::sys::linux as sys;
 
@@ -139,33 +139,14 @@ pub(in super::super) fn spawn_std(command: &mut Command) -> Result<Child, SpawnE
         .reaper()
         .start(runtime)
         .map_err(|errno| failed(SpawnStep::StartThread, errno.into()))?;
-    let mut tries = 0;
-    loop {
-        let line = runtime
-            .guard()
-            .line(runtime)
-            .map_err(|(step, errno)| failed(step, errno.into()))?;
-        let error = match spawn_with(command, runtime, &line.socket()) {
-            Ok((child, process)) => {
-                let process = Arc::new(process);
-                runtime.guard().note(&process, line.generation());
-                runtime.reaper().take(process);
-                return Ok(child);
-            }
-            Err(error) => error,
-        };
-        let (step, errno) = error;
-        if step != SpawnStep::TellGuard || tries == GUARD_TRIES {
-            return Err(failed(step, errno));
-        }
-        tries += 1;
-        // As for the crate's own children.
-        if line.listens() {
-            std::thread::sleep(ROOM);
-        } else {
-            let _ = runtime.guard().replace(runtime, line.generation());
-        }
-    }
+    runtime.with_guard(&program, |line| {
+        let (child, process) = spawn_with(command, runtime, &line.socket())
+            .map_err(|(step, errno)| failed(step, errno))?;
+        let process = Arc::new(process);
+        runtime.guard().note(&process, line.generation());
+        runtime.reaper().take(process);
+        Ok(child)
+    })
 }
 
 /// The child, and what the launcher notes of it.
