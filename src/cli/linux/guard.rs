@@ -228,16 +228,8 @@ impl Watch<'_> {
     /// Waits for `other` or for run-with's end.
     fn wait(&self, other: RawFd, events: i16, limit: Option<Duration>) -> Wake {
         let mut fds = [
-            libc::pollfd {
-                fd: self.supervisor,
-                events: libc::POLLIN,
-                revents: 0,
-            },
-            libc::pollfd {
-                fd: other,
-                events,
-                revents: 0,
-            },
+            sys::pollfd(self.supervisor, libc::POLLIN),
+            sys::pollfd(other, events),
         ];
         match sys::poll(&mut fds, limit) {
             Ok(n) if n > 0 => {

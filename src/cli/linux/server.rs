@@ -116,19 +116,14 @@ impl Server {
     }
 
     fn wait_until_ready(&self, pipe: OwnedFd, parent: Option<&Parent>) -> Result<(), Failure> {
-        let poll = |fd: RawFd, events| libc::pollfd {
-            fd,
-            events,
-            revents: 0,
-        };
         let parent_fd = parent.map(Parent::poll_fd);
         let mut fds = [
-            poll(pipe.as_raw_fd(), libc::POLLIN),
+            sys::pollfd(pipe.as_raw_fd(), libc::POLLIN),
             match &parent_fd {
-                Some(fd) => poll(fd.as_fd().as_raw_fd(), fd.events().bits()),
-                None => poll(-1, 0),
+                Some(fd) => sys::pollfd(fd.as_fd().as_raw_fd(), fd.events().bits()),
+                None => sys::pollfd(-1, 0),
             },
-            poll(self.signals.raw_fd(), libc::POLLIN),
+            sys::pollfd(self.signals.raw_fd(), libc::POLLIN),
         ];
         loop {
             if sys::poll(&mut fds, None).is_err() {
@@ -177,14 +172,9 @@ impl Server {
 
     /// Whether its launcher ends in time. Who tells run-with to end shortens that, whatever the grace is.
     fn ends_before(&self, mut deadline: Option<Instant>) -> bool {
-        let poll = |fd, events| libc::pollfd {
-            fd,
-            events,
-            revents: 0,
-        };
         let mut fds = [
-            poll(self.launcher.as_raw_fd(), libc::POLLIN),
-            poll(self.signals.raw_fd(), libc::POLLIN),
+            sys::pollfd(self.launcher.as_raw_fd(), libc::POLLIN),
+            sys::pollfd(self.signals.raw_fd(), libc::POLLIN),
         ];
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));

@@ -19,7 +19,7 @@
 //! sender and from run-with: no process can know that it was not sent to run-with alone.
 
 use std::ffi::c_int;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -297,22 +297,17 @@ impl Supervisor {
 
     /// Waits until there is something to do.
     fn wait(&self) {
-        let poll = |fd: RawFd, events| libc::pollfd {
-            fd,
-            events,
-            revents: 0,
-        };
         let exec = self.starting.as_ref().and_then(Starting::raw_fd);
         let mut fds = [
-            poll(self.signals.raw_fd(), libc::POLLIN),
-            poll(exec.unwrap_or(-1), 0),
-            poll(-1, 0),
+            sys::pollfd(self.signals.raw_fd(), libc::POLLIN),
+            sys::pollfd(exec.unwrap_or(-1), 0),
+            sys::pollfd(-1, 0),
         ];
         let mut until = None;
         if let Some(binding) = &self.binding {
             if let (false, Some(parent)) = (binding.gone, &binding.parent) {
                 let parent = parent.poll_fd();
-                fds[2] = poll(parent.as_fd().as_raw_fd(), parent.events().bits());
+                fds[2] = sys::pollfd(parent.as_fd().as_raw_fd(), parent.events().bits());
             }
             let guard = binding.guard.is_none().then_some(binding.next_guard);
             until = [binding.deadline, binding.look_again, guard]

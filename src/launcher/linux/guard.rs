@@ -320,11 +320,7 @@ impl Line {
         let events = libc::POLLOUT;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let mut fds = [libc::pollfd {
-                fd: self.socket.as_raw_fd(),
-                events,
-                revents: 0,
-            }];
+            let mut fds = [sys::pollfd(self.socket.as_raw_fd(), events)];
             if sys::poll(&mut fds, Some(PATIENCE)) != Err(Errno::EINTR) {
                 let [polled] = fds;
                 return polled.revents == events;

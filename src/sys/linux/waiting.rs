@@ -12,6 +12,15 @@ use super::{fd_arg, int_arg, plain, syscall};
 /// the C library's `time_t` is.
 type Timespec = [isize; 2];
 
+/// What poll(2) is asked of one descriptor.
+pub(crate) fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    }
+}
+
 /// poll(2) by way of ppoll: like everything here, for a child that may touch no errno. A negative
 /// number in `fds` is skipped.
 pub(crate) fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>) -> Result<usize, Errno> {
@@ -273,11 +282,7 @@ pub(crate) fn poll_within(
     events: libc::c_short,
     limit: Duration,
 ) -> Result<bool, Errno> {
-    let mut fds = [libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events,
-        revents: 0,
-    }];
+    let mut fds = [pollfd(fd.as_raw_fd(), events)];
     poll(&mut fds, Some(limit)).map(|ready| ready > 0)
 }
 

@@ -339,12 +339,8 @@ impl Watch {
             Some(_) => left.unwrap_or(PAUSE).min(PAUSE),
             None => pause,
         };
-        let poll = |fd: RawFd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let mut fds = [poll(process.as_fd().as_raw_fd()), poll(words.unwrap_or(-1))];
+        let mut fds = [process.as_fd().as_raw_fd(), words.unwrap_or(-1)]
+            .map(|fd| sys::pollfd(fd, libc::POLLIN));
         if sys::poll(&mut fds, Some(limit)).is_err_and(|errno| errno != Errno::EINTR) {
             // RLIMIT_NOFILE is 0: nothing can be polled.
             std::thread::sleep(pause);
@@ -406,14 +402,9 @@ impl Search<'_> {
         match connect(client.as_raw_fd(), address) {
             Ok(()) => {}
             Err(Errno::EINPROGRESS) => {
-                let poll = |fd: RawFd, events| libc::pollfd {
-                    fd,
-                    events,
-                    revents: 0,
-                };
                 let mut fds = [
-                    poll(self.process.as_fd().as_raw_fd(), libc::POLLIN),
-                    poll(client.as_raw_fd(), libc::POLLOUT),
+                    sys::pollfd(self.process.as_fd().as_raw_fd(), libc::POLLIN),
+                    sys::pollfd(client.as_raw_fd(), libc::POLLOUT),
                 ];
                 let answered =
                     sys::poll(&mut fds, Some(self.longest)).is_ok() && fds[1].revents != 0;
