@@ -158,9 +158,7 @@ impl Cgroup {
     /// Removes it and what is below, as far as it is empty.
     pub(super) fn remove(&self) {
         remove_below(self.as_fd(), DEPTH);
-        if let Ok(parent) = open_directory(self.as_fd(), c"..") {
-            let _ = unlinkat(&parent, self.name.as_c_str(), UnlinkatFlags::RemoveDir);
-        }
+        let _ = sys::remove_cgroup(self.as_fd(), &self.name);
     }
 
     /// Nobody is to end what is in it.

@@ -126,38 +126,38 @@ fn escape(
 }
 
 fn make(containment: Containment, wish: &Wish<'_>, means: &impl Means) -> Result<Tree, Why> {
-    let mut tree = Tree {
-        containment,
-        name: cgroup::next_number(),
-        namespace: None,
-        cgroup: None,
-        ending: false.into(),
-        let_go: false.into(),
-    };
-    match containment {
+    let namespace = match containment {
         Containment::PidNamespace => {
             if !has_sys_admin() {
                 return Err(("CAP_SYS_ADMIN is missing".to_owned(), None));
             }
-            tree.namespace = Some(namespace(false, wish, means)?);
+            Some(make_namespace(false, wish, means)?)
         }
-        Containment::UserNamespace => tree.namespace = Some(namespace(true, wish, means)?),
-        _ => {}
-    }
-    if containment == Containment::Cgroup || wish.cgroup.is_some() {
+        Containment::UserNamespace => Some(make_namespace(true, wish, means)?),
+        _ => None,
+    };
+    let (cgroup, name) = if containment == Containment::Cgroup || wish.cgroup.is_some() {
         let made = make_cgroup(wish).inspect_err(|_| {
-            if let Some(namespace) = &tree.namespace {
+            if let Some(namespace) = &namespace {
                 namespace.end_now();
             }
         });
         let (cgroup, name) = made?;
-        tree.cgroup = Some(cgroup);
-        tree.name = name;
-    }
-    Ok(tree)
+        (Some(cgroup), name)
+    } else {
+        (None, cgroup::next_number())
+    };
+    Ok(Tree {
+        containment,
+        name,
+        namespace,
+        cgroup,
+        ending: false.into(),
+        let_go: false.into(),
+    })
 }
 
-fn namespace(user: bool, wish: &Wish<'_>, means: &impl Means) -> Result<Namespace, Why> {
+fn make_namespace(user: bool, wish: &Wish<'_>, means: &impl Means) -> Result<Namespace, Why> {
     let make = |request| means.child(request);
     Namespace::start(user, wish.gracefully, means.helper(), make)
 }
