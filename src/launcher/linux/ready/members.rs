@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::proc;
 use super::super::process::Process;
 use super::super::protocol::Name;
+use super::super::tree::is_marked_in;
 
 /// Their directories: the captive's own first.
 pub(super) fn of(process: &Process) -> impl Iterator<Item = PathBuf> + '_ {
@@ -92,12 +93,9 @@ fn belongs(process: &Process) -> impl Fn(&Path) -> bool + 'static {
                         .any(|part| part == name.bytes())
                 });
         }
-        if let Some((variable, name)) = &mark {
-            let mark = [variable, name.bytes()].concat();
+        if let Some((_, name)) = &mark {
             let environment = fs::read(path.join("environ")).unwrap_or_default();
-            return environment
-                .split(|byte| *byte == 0)
-                .any(|entry| entry == mark);
+            return is_marked_in(&environment, name);
         }
         false
     }

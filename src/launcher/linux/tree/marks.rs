@@ -24,8 +24,14 @@ pub(super) fn find(name: &Name) -> usize {
     count
 }
 
+/// Whether an environment, as proc_pid_environ(5) shows it, has the mark.
+pub(in super::super) fn is_in(environment: &[u8], name: &Name) -> bool {
+    environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry.strip_prefix(MARK) == Some(name.bytes()))
+}
+
 fn each(name: &Name, mut act: impl FnMut(&File)) {
-    let mark = [MARK, name.bytes()].concat();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         if !entry.file_name().as_bytes().iter().all(u8::is_ascii_digit) {
             continue;
@@ -41,7 +47,7 @@ fn each(name: &Name, mut act: impl FnMut(&File)) {
         if !matches!(read, Ok(Ok(_))) {
             continue;
         }
-        if text.split(|byte| *byte == 0).any(|entry| entry == mark) {
+        if is_in(&text, name) {
             act(&process);
         }
     }
