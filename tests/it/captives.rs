@@ -7,7 +7,7 @@ use captive::Command;
 use captive::exit_with_parent::Signal;
 use libtest_mimic::Trial;
 
-use crate::support::{HANG, Outcome, Tag, output};
+use crate::support::{Fallible, HANG, Outcome, Tag, output};
 
 mod adapters;
 mod command;
@@ -56,8 +56,12 @@ pub fn role(args: &[OsString]) -> i32 {
 
 /// A launcher of its own, which fails with what is wrong and leaves nothing.
 fn in_role(whose: &str, name: &str) -> Outcome {
+    in_role_with(&[whose, name])
+}
+
+fn in_role_with(args: &[&str]) -> Outcome {
     let tag = Tag::new();
-    let done = output(tag.role("captives").args([whose, name]))?;
+    let done = output(tag.role("captives").args(args))?;
     ensure!(
         done.status.success(),
         "{:?}: {}",
@@ -96,6 +100,18 @@ fn children() -> Vec<i32> {
         .collect();
     all.sort_unstable();
     all
+}
+
+/// What it says up to a success.
+fn says(command: &mut Command) -> Fallible<String> {
+    let done = command.output()?;
+    ensure!(
+        done.status.success(),
+        "{:?}: {}",
+        done.status,
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(String::from_utf8(done.stdout)?)
 }
 
 fn shell(script: &str) -> Command {

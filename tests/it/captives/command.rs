@@ -14,7 +14,7 @@ use captive::run_with::Step;
 use captive::{Command, RunWith};
 use libtest_mimic::Trial;
 
-use super::{children, in_role, shell, signal};
+use super::{children, in_role, says, shell, signal};
 use crate::support::process::await_that;
 use crate::support::{Fallible, Need, Outcome, output, test};
 
@@ -144,18 +144,6 @@ fn reporter() -> Fallible<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--role", "captives", "command", "report"]);
     Ok(command)
-}
-
-/// The standard output of a command that must succeed.
-fn says(command: &mut Command) -> Fallible<String> {
-    let done = command.output()?;
-    ensure!(
-        done.status.success(),
-        "{:?}: {}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(String::from_utf8(done.stdout)?)
 }
 
 /// The only line of it.

@@ -15,7 +15,7 @@ use captive::launcher::{
 use captive::{Captive, Command, RunWith};
 use libtest_mimic::Trial;
 
-use super::{children, shell, verdict};
+use super::{children, says, shell, verdict};
 use crate::support::process::{Reaped, state};
 use crate::support::seccomp::{self, Argument};
 use crate::support::{self, Fallible, Need, Outcome, Tag, cgroups, test};
@@ -343,18 +343,6 @@ fn says_first(command: &mut Command, lines: usize) -> Fallible<(Captive, Vec<Str
         said.push(line.trim_end().to_owned());
     }
     Ok((captive, said))
-}
-
-/// What it says up to a success.
-fn says(command: &mut Command) -> Fallible<String> {
-    let done = command.output()?;
-    ensure!(
-        done.status.success(),
-        "{:?}: {}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(String::from_utf8(done.stdout)?)
 }
 
 fn refused(command: &mut Command) -> Fallible<SpawnError> {

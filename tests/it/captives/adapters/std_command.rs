@@ -12,10 +12,10 @@ use captive::launcher::{CommandExt as _, SpawnError, SpawnStep};
 use libtest_mimic::Trial;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::super::children;
 use super::super::death::scene::{Scene, ends, find_guard, guard_of, kill, lives, stop};
+use super::super::{children, in_role_with};
 use crate::support::process::await_that;
-use crate::support::{Fallible, HANG, Need, Outcome, Tag, Witness, test};
+use crate::support::{Fallible, HANG, Need, Outcome, Witness, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
@@ -51,17 +51,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 fn in_role(name: &str) -> Outcome {
-    let tag = Tag::new();
-    let done = crate::support::output(tag.role("captives").args(["adapters", "std", name]))?;
-    ensure!(
-        done.status.success(),
-        "{:?}: {}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    let left = tag.survivors(HANG);
-    ensure!(left.is_empty(), "left behind: {left:?}");
-    Ok(())
+    in_role_with(&["adapters", "std", name])
 }
 
 pub fn role(name: &str) -> Outcome {

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::super::death::scene::{Scene, ends, kill, lives, stop};
 use super::super::trees::scene::Held;
-use super::super::{children, shell, signal};
+use super::super::{children, in_role_with, shell, signal};
 use crate::support::cgroups::{Group, version_2};
 use crate::support::process::{Reaped, Tracer, await_that};
 use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
@@ -112,17 +112,7 @@ const RUNTIMES: [(&str, fn() -> Runtime); 2] = [
 ];
 
 fn in_role(name: &str) -> Outcome {
-    let tag = Tag::new();
-    let done = output(tag.role("captives").args(["adapters", "tokio", name]))?;
-    ensure!(
-        done.status.success(),
-        "{:?}: {}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    let left = tag.survivors(HANG);
-    ensure!(left.is_empty(), "left behind: {left:?}");
-    Ok(())
+    in_role_with(&["adapters", "tokio", name])
 }
 
 pub fn role(name: &str) -> Outcome {

@@ -146,8 +146,7 @@ fn given_to_a_process() -> Outcome {
 fn delegated() -> Outcome {
     let group = Group::new()?;
     group.delegate()?;
-    group.enter()?;
-    let done = forked(|| {
+    forked_in(&group, || {
         become_nobody(true)?;
         let prefix = format!("captive-{}-", std::process::id());
         let mut command = contained(
@@ -167,10 +166,7 @@ fn delegated() -> Outcome {
         let found = chosen(&mut contained(Command::new("true"), Containment::Tree))?;
         ensure!(found == Containment::UserNamespace, "{found}");
         nothing_left()
-    });
-    leave()?;
-    done?;
-    group.is_empty()
+    })
 }
 
 /// A cgroup of root's in one that is delegated: the way out is one level higher, whatever the path says.
@@ -202,8 +198,7 @@ fn delegated_above() -> Outcome {
 fn delegated_and_no_namespaces() -> Outcome {
     let group = Group::new()?;
     group.delegate()?;
-    group.enter()?;
-    let done = forked(|| {
+    forked_in(&group, || {
         become_nobody(true)?;
         deny_namespaces(true, libc::EPERM);
         let error = uncontained(&mut contained(Command::new("true"), Containment::Tree))?;
@@ -223,16 +218,12 @@ fn delegated_and_no_namespaces() -> Outcome {
         let found = chosen(&mut contained(Command::new("true"), Containment::Cgroup))?;
         ensure!(found == Containment::Cgroup, "{found}");
         nothing_left()
-    });
-    leave()?;
-    done?;
-    group.is_empty()
+    })
 }
 
 fn not_delegated() -> Outcome {
     let group = Group::new()?;
-    group.enter()?;
-    let done = forked(|| {
+    forked_in(&group, || {
         become_nobody(true)?;
         let error = uncontained(&mut contained(Command::new("true"), Containment::Cgroup))?;
         let missing = lacking(&error, Containment::Cgroup)?;
@@ -244,10 +235,7 @@ fn not_delegated() -> Outcome {
         let found = chosen(&mut contained(Command::new("true"), Containment::Tree))?;
         ensure!(found == Containment::UserNamespace, "{found}");
         nothing_left()
-    });
-    leave()?;
-    done?;
-    group.is_empty()
+    })
 }
 
 /// A cgroup of the launcher's own, in which one can be made: the way there is by a cgroup of somebody else's.
@@ -274,8 +262,7 @@ fn beyond_anothers() -> Outcome {
 fn without_processes() -> Outcome {
     let group = Group::new()?;
     std::os::unix::fs::chown(&group.path, Some(NOBODY), None)?;
-    group.enter()?;
-    let done = forked(|| {
+    forked_in(&group, || {
         become_nobody(true)?;
         let error = uncontained(&mut contained(Command::new("true"), Containment::Cgroup))?;
         let missing = lacking(&error, Containment::Cgroup)?;
@@ -285,10 +272,7 @@ fn without_processes() -> Outcome {
         let found = chosen(&mut contained(Command::new("true"), Containment::Tree))?;
         ensure!(found == Containment::UserNamespace, "{found}");
         nothing_left()
-    });
-    leave()?;
-    done?;
-    group.is_empty()
+    })
 }
 
 /// Below the root of threaded cgroups there are those alone; cgroups(7), cgroup.type.
@@ -297,35 +281,36 @@ fn threaded() -> Outcome {
     let inner = group.path.join("inner");
     fs::create_dir(&inner)?;
     fs::write(inner.join("cgroup.type"), "threaded")?;
-    group.enter()?;
-    let done = forked(|| {
+    forked_in(&group, || {
         let error = uncontained(&mut contained(Command::new("true"), Containment::Cgroup))?;
         let missing = lacking(&error, Containment::Cgroup)?;
         let says = "cgroup.type is \"domain invalid\"";
         ensure!(missing.what.contains(says), "{missing}, not {says}");
         let found = chosen(&mut contained(Command::new("true"), Containment::Tree))?;
         ensure!(found == Containment::PidNamespace, "{found}");
+        fs::remove_dir(&inner)?;
         nothing_left()
-    });
-    leave()?;
-    fs::remove_dir(inner)?;
-    done?;
-    group.is_empty()
+    })
 }
 
 /// cgroup.kill has been written in the launcher's cgroup before it came: some kernels kill what is born from there into another.
 fn killed_before() -> Outcome {
     let group = Group::new()?;
     fs::write(group.path.join("cgroup.kill"), "1")?;
-    group.enter()?;
-    let done = forked(|| {
+    forked_in(&group, || {
         for containment in [Containment::Cgroup, Containment::PidNamespace] {
             let mut command = contained(Command::new("true"), containment);
             let found = chosen(command.cgroup(&group.path))?;
             ensure!(found == containment, "{found}");
         }
         nothing_left()
-    });
+    })
+}
+
+/// In a forked child of this cgroup, of which nothing is left there.
+fn forked_in(group: &Group, body: impl FnOnce() -> Outcome) -> Outcome {
+    group.enter()?;
+    let done = forked(body);
     leave()?;
     done?;
     group.is_empty()
