@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+#[path = "../../tests/it/support/appliance.rs"]
+mod appliance;
+
 /// A boot on a machine that has other work; guestfish may have to make its appliance first.
 const BOOT: Duration = Duration::from_secs(300);
 /// Whoever is to end something has done so within this, or never will.
@@ -191,7 +194,7 @@ impl Bench {
         );
         let own = std::env::current_exe().unwrap();
         let example = own.ancestors().nth(2)?.join("examples/appliance");
-        let appliance = appliance();
+        let appliance = appliance::appliance();
         let needed = [
             (
                 example.is_file(),
@@ -322,20 +325,6 @@ impl Drop for Reaped {
             await_ends(&all);
         }
     }
-}
-
-/// The appliance of `tests/appliance/build`.
-fn appliance() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = variable("CAPTIVE_CACHE").map_or_else(
-        || {
-            let home = || Path::new(&variable("HOME").unwrap_or_default()).join(".cache");
-            let cache = variable("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-            cache.join("captive")
-        },
-        PathBuf::from,
-    );
-    cache.join("appliance/current")
 }
 
 fn on_path(program: &str) -> bool {

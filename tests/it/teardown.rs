@@ -9,18 +9,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::support::process::{Reaped, readable_within, state, status_field};
-use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
-
-type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+use crate::support::process::{Reaped, await_that, readable_within, state, status_field};
+use crate::support::{Fallible, HANG, Need, Outcome, Session, Tag, Witness, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -81,8 +78,21 @@ pub(crate) fn tests() -> Vec<Trial> {
 /// A process in the role `teardown`, killed and reaped on drop.
 struct Main {
     child: Reaped,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+    session: Session,
+}
+
+impl std::ops::Deref for Main {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl std::ops::DerefMut for Main {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
 }
 
 impl Main {
@@ -91,16 +101,10 @@ impl Main {
     }
 
     fn spawn(command: &mut Command) -> Fallible<Self> {
-        let mut child: Child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdin = child.stdin.take().ok_or("no stdin")?;
-        let stdout = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        let (session, child) = Session::spawn(command)?;
         Ok(Self {
             child: Reaped(child),
-            stdin,
-            stdout,
+            session,
         })
     }
 
@@ -114,34 +118,6 @@ impl Main {
 
     fn pid(&self) -> i32 {
         self.child.0.id() as i32
-    }
-
-    fn tell(&mut self, command: &str) -> Fallible<()> {
-        writeln!(self.stdin, "{command}")?;
-        Ok(())
-    }
-
-    fn ask(&mut self, command: &str) -> Fallible<String> {
-        self.tell(command)?;
-        let mut answer = String::new();
-        while !answer.ends_with('\n') {
-            ensure!(
-                readable_within(self.stdout.get_ref().as_fd(), HANG),
-                "no answer to {command}"
-            );
-            let read = self.stdout.read_line(&mut answer)?;
-            ensure!(
-                read > 0,
-                "the process ended instead of an answer to {command}"
-            );
-        }
-        Ok(answer.trim_end().to_owned())
-    }
-
-    fn expect(&mut self, command: &str, expected: &str) -> Outcome {
-        let answer = self.ask(command)?;
-        ensure!(answer == expected, "{command}: {answer}");
-        Ok(())
     }
 
     fn start(&mut self) -> Fallible<Witness> {
@@ -164,18 +140,9 @@ impl Main {
     }
 }
 
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
-    let deadline = Instant::now() + HANG;
-    while !condition() {
-        ensure!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
-}
-
 fn stop(helper: &Witness) -> Outcome {
     helper.signal(libc::SIGSTOP);
-    eventually("the helper stops", || state(helper.pid) == Some('T'))
+    await_that("the helper stops", || state(helper.pid) == Some('T'))
 }
 
 fn resident_mib(pid: i32) -> usize {
@@ -204,12 +171,8 @@ fn order() -> Outcome {
         "{} MiB held",
         resident_mib(helper.pid)
     );
-    // A pipe that the process held has ended, memory or not.
-    ensure!(
-        readable_within(main.stdout.get_ref().as_fd(), HANG),
-        "the pipe is still held"
-    );
-    ensure!(main.stdout.read(&mut [0])? == 0, "no end of file");
+    // A socket that the process held has ended, memory or not.
+    main.ended()?;
     helper.signal(libc::SIGCONT);
     leaves(&helper)
 }
@@ -385,7 +348,7 @@ fn signals() -> Outcome {
     // Stopped and continued it goes back to its wait.
     stop(&helper)?;
     helper.signal(libc::SIGCONT);
-    eventually("the helper goes on", || state(helper.pid) == Some('S'))?;
+    await_that("the helper goes on", || state(helper.pid) == Some('S'))?;
     main.expect("running", "true")?;
     // The same signal to the process itself kills it, and the helper still does its work.
     Witness::of(main.pid())?.signal(libc::SIGTERM);
@@ -412,7 +375,7 @@ fn exec(how: &str, with_child: bool) -> Outcome {
     }
     main.tell(how)?;
     ensure!(helper.gone(), "the helper keeps the old image");
-    eventually("the new program runs", || {
+    await_that("the new program runs", || {
         status_field(main.pid(), "Name").is_some_and(|name| name == "sleep")
     })?;
     ensure!(resident_mib(helper.pid) == 0, "memory is still held");
@@ -438,7 +401,7 @@ fn exec_zombie() -> Outcome {
     main.expect("ignore-children", "ignored")?;
     main.tell("exec-self")?;
     ensure!(next.gone(), "the helper keeps the old image");
-    eventually("no zombie", || state(next.pid).is_none())
+    await_that("no zombie", || state(next.pid).is_none())
 }
 
 fn closefrom() -> Outcome {

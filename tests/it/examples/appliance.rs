@@ -11,7 +11,8 @@ use libtest_mimic::Trial;
 
 use super::adopted::{Adopted, LIMIT, Random};
 use super::{Fallible, Launched};
-use crate::support::needs::{appliance, example};
+use crate::support::appliance::appliance;
+use crate::support::needs::example;
 use crate::support::process::Reaped;
 use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 

@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use captive::async_teardown::{self, Teardown, TeardownError};
 use nix::errno::Errno;
 
+use crate::support::seccomp;
+
 /// The role `teardown`.
 pub(crate) fn run() -> i32 {
     let mut main = Main {
@@ -86,7 +88,7 @@ impl Main {
             }
             "deny" => {
                 let (call, errno) = argument.split_once(' ').unwrap();
-                deny(call.parse().unwrap(), errno.parse().unwrap());
+                seccomp::deny(call.parse().unwrap(), None, errno.parse().unwrap());
                 "denied".into()
             }
             "fork-idle" => fork(|| {
@@ -178,42 +180,6 @@ fn limit_descriptors(soft: u64) {
         .expect("a limit");
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, soft, hard)
         .expect("a lower limit");
-}
-
-/// From now on this system call answers `errno` (seccomp; the helper inherits it).
-fn deny(call: u32, errno: u32) {
-    let statement = |code: u32, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    let program = [
-        // The system call's number is the first field of struct seccomp_data.
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
-        libc::sock_filter {
-            jf: 1,
-            ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call)
-        },
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_ptr().cast_mut(),
-    };
-    assert_eq!(
-        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
-        0
-    );
-    let filtered = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
-    assert_eq!(filtered, 0);
 }
 
 /// Starts and ends; the answer is what is more afterwards.

@@ -13,6 +13,7 @@ macro_rules! ensure {
     };
 }
 
+pub mod appliance;
 pub mod cgroups;
 pub mod needs;
 pub mod process;

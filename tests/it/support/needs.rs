@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 
+use super::appliance::appliance;
 use super::{Outcome, cgroups};
 
 /// Something a test cannot do without.
@@ -82,20 +83,6 @@ pub fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("/proc");
     let profile = tests.parent().and_then(Path::parent).expect("deps");
     profile.join("examples").join(name)
-}
-
-/// The folder where `tests/appliance/build` leaves `kernel` and `initrd`.
-pub fn appliance() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = variable("CAPTIVE_CACHE").map_or_else(
-        || {
-            let home = || Path::new(&variable("HOME").unwrap_or_default()).join(".cache");
-            let cache = variable("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-            cache.join("captive")
-        },
-        PathBuf::from,
-    );
-    cache.join("appliance/current")
 }
 
 /// A test by name, with what it needs.
