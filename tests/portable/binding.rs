@@ -8,12 +8,8 @@ use libtest_mimic::Trial;
 use crate::ensure;
 use crate::scene::{Outcome, Scene, root_test, test};
 
-/// Where the kernel has a parent-death signal.
-const DEATH_SIGNAL: bool = cfg!(any(
-    target_os = "linux",
-    target_os = "freebsd",
-    target_os = "dragonfly"
-));
+/// Where the kernel's parent-death signal is used.
+const DEATH_SIGNAL: bool = cfg!(any(target_os = "linux", target_os = "freebsd"));
 
 pub fn tests() -> Vec<Trial> {
     vec![

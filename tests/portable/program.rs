@@ -110,11 +110,7 @@ fn passes_on() -> Outcome {
 
 /// Where the kernel sends a parent-death signal it is kept across exec; else it is refused.
 fn exec() -> Outcome {
-    let kept = cfg!(any(
-        target_os = "linux",
-        target_os = "freebsd",
-        target_os = "dragonfly"
-    ));
+    let kept = cfg!(any(target_os = "linux", target_os = "freebsd"));
     if !kept {
         let output = run_with(&["--exec", "exit-with-parent=on", "--", "true"]).output()?;
         ensure!(output.status.code() == Some(125), "{output:?}");
