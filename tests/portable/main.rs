@@ -31,8 +31,14 @@ mod roles;
 mod scene;
 
 use libtest_mimic::{Arguments, Trial};
+use nix::sys::signal::{SigHandler, Signal};
 
 fn main() {
+    // What is run in the background by a shell ignores these, and so would all that the tests start.
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        // SAFETY: no handler is installed.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.expect("a default");
+    }
     let mut args = std::env::args().skip(1);
     if args.next().is_some_and(|first| first == "--role") {
         std::process::exit(roles::run(args.collect()));

@@ -177,7 +177,10 @@ pub(crate) fn send_with_fds(socket: RawFd, message: &[u8], fds: &[RawFd]) -> Res
         count += 1;
     }
     let length = size_of::<libc::cmsghdr>() + count * size_of::<RawFd>();
-    control.header.cmsg_len = length;
+    let room = length.next_multiple_of(size_of::<usize>());
+    // The kernel's are as wide as a pointer; musl's are half of that, beside room that is zero, with the lower half
+    // first, and libc has either.
+    control.header.cmsg_len = as_wide(length);
     control.header.cmsg_level = libc::SOL_SOCKET;
     control.header.cmsg_type = libc::SCM_RIGHTS;
     let buffer = libc::iovec {
@@ -190,12 +193,17 @@ pub(crate) fn send_with_fds(socket: RawFd, message: &[u8], fds: &[RawFd]) -> Res
     header.msg_iovlen = 1;
     if count > 0 {
         header.msg_control = (&raw mut control).cast();
-        header.msg_controllen = length.next_multiple_of(size_of::<usize>());
+        header.msg_controllen = as_wide(room);
     }
     let flags = int_arg(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     let place = (&raw const header) as usize;
     // SAFETY: the kernel reads the header and what it points to, all of which outlives the call.
     unsafe { syscall(libc::SYS_sendmsg, [int_arg(socket), place, flags, 0, 0, 0]) }.map(drop)
+}
+
+/// A number that fits, as what the C library takes for it.
+fn as_wide<T: TryFrom<usize> + Default>(length: usize) -> T {
+    T::try_from(length).unwrap_or_default()
 }
 
 /// A sealed file in memory with these contents, to be executed from its descriptor; memfd_create(2),

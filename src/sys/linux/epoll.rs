@@ -296,16 +296,22 @@ mod tests {
         unsafe { sigaction(Signal::SIGUSR2, &action) }.expect("a handler");
         let (tell, told) = std::sync::mpsc::channel();
         let waiter = std::thread::spawn(move || {
-            // SAFETY: no arguments, cannot fail.
-            tell.send(unsafe { libc::pthread_self() }).expect("told");
+            tell.send(super::super::gettid()).expect("told");
             wait(&Epoll::new().expect("a set"), 60_000)
         });
         let thread = told.recv().expect("told");
         let start = std::time::Instant::now();
         while !waiter.is_finished() {
             assert!(start.elapsed() < Duration::from_secs(30), "it sleeps on");
-            // SAFETY: joined below, so it has not been joined yet, and the number is a thread's.
-            unsafe { libc::pthread_kill(thread, libc::SIGUSR2) };
+            // SAFETY: no pointers. If the thread has ended nobody is signalled, or another thread of ours.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_tgkill,
+                    super::super::getpid(),
+                    thread,
+                    libc::SIGUSR2,
+                )
+            };
             std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(waiter.join().expect("no panic"), []);
