@@ -845,6 +845,11 @@ fn step_errors() -> Outcome {
         };
         it.session
             .expect(&format!("deny {call} {errno} {only}"), "denied")?;
+        if call == libc::SYS_clone3 {
+            // By which a C library makes threads on other processors.
+            it.session
+                .expect(&format!("deny {} {errno} ", libc::SYS_clone), "denied")?;
+        }
         it.session.expect_parts(
             &format!("arm {how}"),
             &["error Os", message, "Resource temporarily unavailable"],

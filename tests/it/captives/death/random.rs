@@ -105,6 +105,7 @@ pub fn rounds(who: &str, seed: u64, count: u64, group: &Path) -> i32 {
     let mut random = Random(seed);
     let mut adopted = 0;
     for round in 0..count {
+        let start = Instant::now();
         let mut launcher = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--role", "captives", "death", "churn", who])
             .arg(random.below(u64::MAX).to_string())
@@ -114,7 +115,8 @@ pub fn rounds(who: &str, seed: u64, count: u64, group: &Path) -> i32 {
             .unwrap();
         let mut begun = [0];
         let read = launcher.stdout.as_mut().unwrap().read_exact(&mut begun);
-        random.pause(Duration::from_millis(30));
+        // Where a program takes long to start, so does all that it does.
+        random.pause(Duration::from_millis(30).max(start.elapsed() * 3));
         if who == "guard" {
             for _ in 0..=random.below(3) {
                 if let Some(guard) = find_guard(launcher.id() as i32, None) {

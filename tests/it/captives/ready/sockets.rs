@@ -308,7 +308,7 @@ fn root_with_itself(place: &Place) -> Fallible<PathBuf> {
     let exe = std::env::current_exe()?;
     // The loader by the name that is in the program; by a process of its own, as for every program here.
     let script = "root=$1; exe=$2; shift 2; mkdir -p \"$root/inside\" \"$root/proc\"; chmod 777 \"$root/inside\"; \
-        for file in /lib64/ld-linux-*.so* \"$@\"; do \
+        for file in /lib64/ld-linux-*.so* /lib/ld-linux-*.so* \"$@\"; do \
         if test -e \"$file\"; then mkdir -p \"$root${file%/*}\" && cp -L \"$file\" \"$root$file\" || exit; fi; done; \
         ln \"$exe\" \"$root/it\" || cp \"$exe\" \"$root/it\"";
     let done = std::process::Command::new("/bin/sh")
