@@ -38,9 +38,11 @@ pub fn tests() -> Vec<Trial> {
         test("hardening::killer_of_guards", &[], killer_of_guards),
         test("hardening::claim_of_run_with", &[], claim_of_run_with),
         test("hardening::claim_of_guard", &[], claim_of_guard),
-        test("hardening::start_at_a_terminal", BASH, || {
-            on_pty(start_at_a_terminal)
-        }),
+        test(
+            "hardening::start_at_a_terminal",
+            &[Need::Program("bash"), Need::Native],
+            || on_pty(start_at_a_terminal),
+        ),
         test("hardening::stopped_start_signals", ROOT, || {
             stopped_start(signals_reach_it)
         }),

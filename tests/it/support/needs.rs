@@ -31,6 +31,8 @@ pub enum Need {
     GroupSignal,
     /// The controller `freezer`, which is of version 1 only, with cgroups that this process may make.
     Freezer,
+    /// A machine that is not emulated (tests/guest): there, some loops in the kernel take minutes.
+    Native,
     /// User namespaces for those who are not root.
     UserNamespaces,
 }
@@ -49,6 +51,7 @@ impl Need {
                 .is_ok_and(|group| group.is_of_version_2()),
             Self::GroupSignal => group_signal(),
             Self::Freezer => cgroups::Group::new(cgroups::version_1("freezer"), &[]).is_ok(),
+            Self::Native => std::env::var_os("CAPTIVE_EMULATED").is_none(),
             Self::UserNamespaces => user_namespaces(),
         }
     }
