@@ -21,7 +21,7 @@ pub enum Need {
     Appliance,
     /// A test that takes long: run under `CAPTIVE_LONG=1` only, skipped otherwise, under CI too.
     Long,
-    /// Cgroups of version 2, which this process may make below its own.
+    /// Cgroups of version 2, which this process may make below its own, with `cgroup.kill` (Linux 5.14).
     Cgroups,
     /// Cgroups that this controller limits, of either version.
     Controller(&'static str),
@@ -45,7 +45,8 @@ impl Need {
             Self::Example(name) => example(name).is_file(),
             Self::Appliance => appliance().join("initrd").is_file(),
             Self::Long => std::env::var_os("CAPTIVE_LONG").is_some_and(|v| v == "1"),
-            Self::Cgroups => cgroups::Group::new(cgroups::version_2(), &[]).is_ok(),
+            Self::Cgroups => cgroups::Group::new(cgroups::version_2(), &[])
+                .is_ok_and(|group| group.0.join("cgroup.kill").exists()),
             Self::Controller(name) => cgroups::limited_by(name).is_some(),
             Self::Controller2(name) => cgroups::Group::new(cgroups::limited_by(name), &[])
                 .is_ok_and(|group| group.is_of_version_2()),
