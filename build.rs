@@ -103,6 +103,10 @@ fn compile_helper() -> Result<(), String> {
         if lld {
             rustc.arg("-Clinker-flavor=ld.lld");
         }
+        // With musl rustc would add its own start of a program, beside the helper's.
+        if env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
+            rustc.arg("-Clink-self-contained=no");
+        }
         let done = rustc.arg(Path::new(HELPER).join("main.rs")).output();
         let done = done.map_err(|error| error.to_string())?;
         if done.status.success() {
