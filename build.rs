@@ -30,8 +30,11 @@ fn main() {
     }
     let machine = ["x86_64", "aarch64"].contains(&var("CARGO_CFG_TARGET_ARCH").as_str())
         && var("CARGO_CFG_TARGET_POINTER_WIDTH") == "64";
+    // With the stand-in it is the BSDs' launcher, which has no helper program.
+    let stand_in = env::var_os("CARGO_CFG_CAPTIVE_STAND_IN").is_some();
     if var("CARGO_CFG_TARGET_OS") == "linux"
         && machine
+        && !stand_in
         && env::var_os("CARGO_FEATURE_LAUNCHER").is_some()
     {
         println!("cargo::rerun-if-env-changed={CHECK_ONLY}");

@@ -154,3 +154,50 @@ impl From<NotDropped> for ProofError {
         Self::NotDropped(found)
     }
 }
+
+/// The same in a child between fork and exec: system calls, nothing allocated.
+#[cfg(feature = "launcher")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "each of those who launch uses a part"
+)]
+pub(crate) mod in_child {
+    use std::os::fd::BorrowedFd;
+    use std::sync::atomic::AtomicU32;
+
+    use nix::errno::Errno;
+    use nix::unistd::{self, Gid, Uid};
+
+    pub(crate) use super::{set_gid, set_groups, set_uid};
+
+    /// chroot(2) to an open directory, and into it.
+    pub(crate) fn enter_root(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+        unistd::fchdir(dir)?;
+        unistd::chroot(c".")
+    }
+
+    /// chdir(2) to the root.
+    pub(crate) fn change_directory() -> Result<(), Errno> {
+        unistd::chdir(c"/")
+    }
+
+    /// As [`Threads::prove_dropped`](super::Threads::prove_dropped). The list of groups is not compared: what getgroups(2)
+    /// answers has the effective group in it on some of these systems, and on macOS what a directory
+    /// service says.
+    pub(crate) fn prove_dropped(
+        uid: u32,
+        gid: u32,
+        _groups: &[u32],
+        _room: &[AtomicU32],
+    ) -> Result<(), Errno> {
+        let root = Uid::from_raw(0);
+        let regained = unistd::setuid(root).is_ok() || unistd::seteuid(root).is_ok();
+        let uids = [unistd::getuid(), unistd::geteuid()] == [Uid::from_raw(uid); 2];
+        let gids = [unistd::getgid(), unistd::getegid()] == [Gid::from_raw(gid); 2];
+        if regained || !uids || !gids {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
+}

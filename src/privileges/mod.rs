@@ -35,6 +35,9 @@ cfg_if::cfg_if! {
     } else {
         mod bsd;
         pub(crate) use bsd::{ProofError, Threads};
+        #[cfg(feature = "launcher")]
+        #[allow(unused_imports, reason = "who launches uses it")]
+        pub(crate) use bsd::in_child;
         pub(crate) use bsd::{enter_root, open_root, set_gid, set_groups, set_uid};
         use bsd::group_list;
     }

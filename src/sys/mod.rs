@@ -6,7 +6,20 @@ pub(crate) mod signal;
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         pub(crate) mod event_source;
+        // Each of those who execute programs uses a part.
+        #[allow(dead_code)]
+        #[cfg(any(feature = "cli", feature = "launcher"))]
+        pub(crate) mod exec;
         pub(crate) mod linux;
+        #[cfg(captive_stand_in)]
+        pub(crate) mod stand_in;
+
+        #[cfg(any(feature = "cli", feature = "launcher"))]
+        use linux::execve;
+        /// What is written for the BSDs is run against this one's functions, by tests.
+        #[cfg(captive_stand_in)]
+        #[allow(unused_imports)]
+        pub(crate) use stand_in as bsd;
     } else if #[cfg(any(
         target_os = "freebsd",
         target_os = "macos",
@@ -16,5 +29,12 @@ cfg_if::cfg_if! {
     ))] {
         pub(crate) mod bsd;
         pub(crate) mod event_source;
+        // Each of those who execute programs uses a part.
+        #[allow(dead_code)]
+        #[cfg(any(feature = "cli", feature = "launcher"))]
+        pub(crate) mod exec;
+
+        #[cfg(any(feature = "cli", feature = "launcher"))]
+        use bsd::execve;
     }
 }

@@ -1,5 +1,33 @@
 //! System calls of the BSDs and macOS. **Never run**, see `docs/platforms.md`.
+//!
+//! [`stand_in`](super) has the same functions made of Linux's calls, so that what is written on top of
+//! these can be run by tests.
+//!
+//! What is said to be for a forked child is async-signal-safe by the systems' sigaction(2): a system
+//! call or next to it, no allocation, no lock.
+
+#![allow(unsafe_code)]
 
 mod queue;
 
 pub(crate) use queue::Queue;
+
+cfg_if::cfg_if! {
+    if #[cfg(any(feature = "cli", feature = "launcher"))] {
+        // Each of the two uses a part.
+        #[allow(dead_code)]
+        mod child;
+        #[allow(dead_code)]
+        mod process;
+        #[allow(dead_code)]
+        mod reap;
+        #[cfg(target_os = "freebsd")]
+        mod layout;
+        #[allow(dead_code)]
+        mod socket;
+
+        // Each of the two uses a part.
+        #[allow(unused_imports)]
+        pub(crate) use {child::*, process::*, reap::*, socket::*};
+    }
+}

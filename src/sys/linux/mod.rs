@@ -6,7 +6,10 @@
 
 #![allow(unsafe_code)]
 // The small crate uses a part of what the program uses.
-#![cfg_attr(not(all(feature = "cli", feature = "launcher")), allow(dead_code))]
+#![cfg_attr(
+    any(captive_stand_in, not(all(feature = "cli", feature = "launcher"))),
+    allow(dead_code, unused_imports)
+)]
 #![allow(
     clippy::cast_sign_loss,
     clippy::cast_possible_truncation,
@@ -43,19 +46,26 @@ cfg_if::cfg_if! {
         mod exec;
         mod process;
 
+        pub(crate) use crate::sys::exec::*;
         pub(crate) use exec::*;
         pub(crate) use process::*;
     }
 }
 
 cfg_if::cfg_if! {
+    if #[cfg(any(captive_helper, captive_stand_in))] {
+        mod child;
+
+        pub(crate) use child::*;
+    }
+}
+
+cfg_if::cfg_if! {
     if #[cfg(captive_helper)] {
         mod cgroup;
-        mod child;
         mod clone;
 
         pub(crate) use cgroup::*;
-        pub(crate) use child::*;
         pub(crate) use clone::*;
     }
 }
