@@ -138,7 +138,11 @@ fn pids_of_the_launcher() -> Outcome {
             Command::new("true"),
             Containment::PidNamespace,
         ))?;
-        let before = group.get("pids.current")?;
+        let threads = fs::read_dir("/proc/self/task")?.count();
+        let before = (threads + 1).to_string();
+        await_that("the end of all", || {
+            group.get("pids.current").is_ok_and(|now| now == before)
+        })?;
         for containment in [
             Containment::Process,
             Containment::PidNamespace,
