@@ -24,10 +24,15 @@ use std::os::fd::AsFd;
 mod args;
 mod flags;
 mod generate;
+mod given;
 mod help;
 mod mechanisms;
+mod program;
+mod replace;
 mod server;
+mod status;
 mod systemd;
+mod words;
 
 cfg_if::cfg_if! {
     // Where the order of clone's arguments, the layout of sigaction and the width of ids are those
@@ -103,7 +108,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(Request::Generate(kind)) => print(&generate::generate(kind)),
         Ok(Request::Run(invocation)) => match invocation.mode {
             Mode::Supervise => platform::supervise(&invocation),
-            Mode::Exec => platform::become_command(&invocation),
+            Mode::Exec => replace::become_command(&invocation),
         },
     };
     outcome.unwrap_or_else(|failure| {

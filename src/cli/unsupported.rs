@@ -1,5 +1,7 @@
 //! Systems for which the supervisor has not been written: asking for it is an error.
 
+use std::ffi::CStr;
+
 use super::Failure;
 use super::args::Invocation;
 use super::mechanisms::{Fact, Offer, Survey, Value};
@@ -12,8 +14,12 @@ pub(crate) fn supervise(_invocation: &Invocation) -> Result<i32, Failure> {
     ))
 }
 
-pub(crate) fn become_command(invocation: &Invocation) -> Result<i32, Failure> {
-    supervise(invocation)
+pub(crate) fn exec_refusal() -> Option<&'static str> {
+    Some("run-with has not been written for this system")
+}
+
+pub(crate) fn gains(_mode: u32, _path: &CStr) -> Option<&'static str> {
+    None
 }
 
 /// What can be told without a platform of run-with's own.

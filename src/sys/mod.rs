@@ -1,6 +1,10 @@
 //! What the parts share of the system: signals by name and number, what a process waits for, and system
 //! calls that can be made between `fork` or `clone` and `exec`.
 
+#[cfg(feature = "cli")]
+pub(crate) mod inherited;
+#[cfg(feature = "cli")]
+pub(crate) mod shared;
 pub(crate) mod signal;
 
 cfg_if::cfg_if! {

@@ -1,14 +1,15 @@
-//! What run-with, its guard and the command's process before its exec tell each other: words in a
-//! page that all three see.
+//! The page that run-with, its guard and the command's process see alike.
 
 #![allow(unsafe_code)]
 
+use std::ops::Deref;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 
-use crate::sys::linux::{Shared, SharedWords};
+use super::super::words::Words;
+use crate::sys::shared::{Shared, SharedWords};
 
 /// The words. All zeroes is a page in which nothing has happened, but for `command`.
 #[derive(Debug)]
@@ -16,22 +17,16 @@ use crate::sys::linux::{Shared, SharedWords};
 pub(super) struct Page {
     /// The number of the command's pidfd, written by the kernel; -1 before.
     pub(super) command: AtomicI32,
-    /// The command's pid, written by itself before its exec, or by the process that made it in a namespace.
-    pid: AtomicI32,
-    /// The signal for the parent's exit: 0, then [`CLAIMED`], then [`SENT`].
-    signalled: AtomicU32,
-    /// 1 once the command has ended and been reaped.
-    done: AtomicU32,
-    /// Where the command's process failed before its exec: a [`FailedAt`] as a number.
-    failed_at: AtomicU32,
-    /// With which errno.
-    errno: AtomicI32,
+    words: Words,
 }
 
-/// Somebody has undertaken to send it.
-const CLAIMED: u32 = 1;
-/// It has been sent.
-const SENT: u32 = 2;
+impl Deref for Page {
+    type Target = Words;
+
+    fn deref(&self) -> &Words {
+        &self.words
+    }
+}
 
 // SAFETY: atomics of integers only, for which all zeroes are values.
 unsafe impl SharedWords for Page {}
@@ -56,7 +51,7 @@ pub(super) enum FailedAt {
 impl FailedAt {
     const FIRST_STEP: u32 = 6;
 
-    fn number(self) -> u32 {
+    pub(super) fn number(self) -> u32 {
         match self {
             Self::ParentDeathSignal => 1,
             Self::Signals => 2,
@@ -68,7 +63,7 @@ impl FailedAt {
         }
     }
 
-    fn from_number(number: u32) -> Option<Self> {
+    pub(super) fn from_number(number: u32) -> Option<Self> {
         match number {
             0 => None,
             1 => Some(Self::ParentDeathSignal),
@@ -97,51 +92,5 @@ impl Page {
     /// There is none, whatever the number.
     pub(super) fn forget_command(&self) {
         self.command.store(-1, Ordering::SeqCst);
-    }
-
-    pub(super) fn pid(&self) -> i32 {
-        self.pid.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn set_pid(&self, pid: i32) {
-        self.pid.store(pid, Ordering::SeqCst);
-    }
-
-    /// Whether the caller is the one to send the signal for the parent's exit: true for one caller
-    /// only, ever.
-    pub(super) fn claim_signal(&self) -> bool {
-        self.signalled
-            .compare_exchange(0, CLAIMED, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-    }
-
-    /// Whether the signal has been sent: one who claimed it may have been stopped or killed since.
-    pub(super) fn is_signalled(&self) -> bool {
-        self.signalled.load(Ordering::SeqCst) == SENT
-    }
-
-    /// The signal has been sent.
-    pub(super) fn set_signalled(&self) {
-        self.signalled.store(SENT, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.done.load(Ordering::SeqCst) != 0
-    }
-
-    pub(super) fn set_done(&self) {
-        self.done.store(1, Ordering::SeqCst);
-    }
-
-    /// Says where and why there will be no exec.
-    pub(super) fn fail(&self, at: FailedAt, errno: Errno) {
-        self.errno.store(errno as i32, Ordering::SeqCst);
-        self.failed_at.store(at.number(), Ordering::SeqCst);
-    }
-
-    /// Where and why there was no exec.
-    pub(super) fn failure(&self) -> Option<(FailedAt, Errno)> {
-        let at = FailedAt::from_number(self.failed_at.load(Ordering::SeqCst))?;
-        Some((at, Errno::from_raw(self.errno.load(Ordering::SeqCst))))
     }
 }

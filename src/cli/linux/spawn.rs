@@ -16,9 +16,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::super::program::Program;
 use super::super::{FAILED, Failure, say};
 use super::page::{FailedAt, Page};
-use super::program::Program;
 use super::signals::Original;
 use super::tree::Holds;
 use crate::run_with::Plan;
@@ -75,7 +75,7 @@ impl Starting {
     /// Why there will be none.
     pub(super) fn failure(&self, page: &Page) -> Option<Failure> {
         let (at, errno) = page.failure()?;
-        Some(match at {
+        Some(match FailedAt::from_number(at)? {
             FailedAt::Exec => self.program.failure(errno),
             FailedAt::Step(step) => self
                 .plan
@@ -122,7 +122,7 @@ pub(super) fn spawn(
             (_, Err((step, errno))) => (FailedAt::Step(step), errno),
             (_, Ok(())) => become_program(&mut program, original, bound.then_some(parent)),
         };
-        page.fail(at, errno);
+        page.fail(at.number(), errno);
         sys::exit_group(FAILED)
     };
     let made = match tree.filter(Holds::is_namespace) {
@@ -171,7 +171,7 @@ fn make_in_namespace<F: FnOnce() -> Never>(
             .and_then(|()| sys::clone_sibling(&page.command, in_child));
         match made {
             Ok(pid) => page.set_pid(pid),
-            Err(errno) => page.fail(FailedAt::Namespace, errno),
+            Err(errno) => page.fail(FailedAt::Namespace.number(), errno),
         }
         sys::exit_group(0)
     })?;
@@ -214,5 +214,5 @@ fn become_program(
     if let Err(errno) = original.restore() {
         return (FailedAt::Signals, errno);
     }
-    (FailedAt::Exec, program.exec())
+    (FailedAt::Exec, program.exec(sys::getpid()))
 }

@@ -26,19 +26,19 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::super::args::{Invocation, ParentFlag};
+use super::super::args::Invocation;
+use super::super::given::{Given, expected_parent};
+use super::super::program::Program;
+use super::super::status::{Event, Pidfile, StatusFd};
 use super::super::{Failure, say};
 use super::guard::{self, Ending, Guard, PATIENCE, TREE_PATIENCE};
 use super::job_control::JobControl;
 use super::page::Page;
-use super::program::Program;
 use super::server::Server;
 use super::signals::{self, Signals};
 use super::spawn::{Command, Starting, spawn};
-use super::status::{Event, Pidfile, StatusFd};
 use super::tree::{self, Holds, Tree};
-use super::{inherited, is_bound};
-use crate::exit_with_parent::{Expected, Parent};
+use crate::exit_with_parent::Parent;
 use crate::run_with::Plan;
 use crate::sys::linux::{self as sys, Change, Received, Shared};
 
@@ -71,33 +71,6 @@ pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
             128 + signal
         }
     })
-}
-
-/// The descriptors that the command line names, taken over before there is one of our own that a
-/// number could be mistaken for.
-#[derive(Debug)]
-struct Given {
-    parent: Option<OwnedFd>,
-    status: Option<OwnedFd>,
-}
-
-impl Given {
-    fn take(invocation: &Invocation) -> Result<Self, Failure> {
-        let parent = match invocation.parent {
-            ParentFlag::Fd(number) => Some(number),
-            _ => None,
-        };
-        if parent.is_some() && parent == invocation.status_fd {
-            return Err(Failure::own(
-                "--parent-fd and --status-fd name the same descriptor",
-            ));
-        }
-        let status = invocation.status_fd;
-        Ok(Self {
-            parent: parent.map(|fd| inherited("parent-fd", fd)).transpose()?,
-            status: status.map(|fd| inherited("status-fd", fd)).transpose()?,
-        })
-    }
 }
 
 /// How the command ended.
@@ -496,15 +469,8 @@ impl Binding {
 }
 
 fn open_parent(invocation: &Invocation, given: Option<OwnedFd>) -> Result<Option<Parent>, Failure> {
-    if !is_bound(invocation)? {
-        return Ok(None);
-    }
-    let expected = match (given, invocation.parent) {
-        (Some(fd), _) => Expected::Fd(fd),
-        (None, ParentFlag::Pid(pid)) => Expected::Pid(pid),
-        (None, _) => Expected::Unsaid,
-    };
-    Parent::open(expected)
-        .map(Some)
+    expected_parent(invocation, given)?
+        .map(Parent::open)
+        .transpose()
         .map_err(|error| Failure::caused(&error))
 }

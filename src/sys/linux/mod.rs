@@ -72,9 +72,8 @@ cfg_if::cfg_if! {
 
 cfg_if::cfg_if! {
     if #[cfg(feature = "cli")] {
-        mod shared;
 
-        pub(crate) use shared::{Shared, SharedWords};
+        pub(crate) use crate::sys::shared::Shared;
         pub(crate) use signalfd::{Received, SignalFd};
     }
 }

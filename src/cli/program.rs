@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 
-use super::super::{Failure, NOT_EXECUTABLE, NOT_FOUND, systemd};
-use crate::sys::linux::{self as sys, StringArray};
+use super::{Failure, NOT_EXECUTABLE, NOT_FOUND, systemd};
+use crate::sys::exec::{self, StringArray};
 
 /// A command with its arguments, its environment, and every place where it may be found.
 #[derive(Debug)]
@@ -38,12 +38,12 @@ impl Program {
     ) -> Result<Self, Failure> {
         let name = command.first().cloned().unwrap_or_default();
         let path = env::var_os("PATH");
-        let candidates = sys::candidates(&name, path.as_deref());
+        let candidates = exec::candidates(&name, path.as_deref());
         let mut argv = vec![c"/bin/sh".to_owned()];
         for arg in command {
             argv.push(c_string(arg)?);
         }
-        let mut environment = sys::environment();
+        let mut environment = exec::environment();
         for (name, value) in variables {
             let entry = format!("{name}=");
             environment.retain(|old| !old.as_bytes().starts_with(entry.as_bytes()));
@@ -53,7 +53,7 @@ impl Program {
         for (index, entry) in environment.iter_mut().enumerate() {
             if let Some(name) = pid_variable(entry.as_bytes(), pid) {
                 own_pid.push((index, name.len() + 1));
-                *entry = c_string(format!("{name}={}", sys::PID_DIGITS).as_ref())?;
+                *entry = c_string(format!("{name}={}", exec::PID_DIGITS).as_ref())?;
             }
         }
         Ok(Self {
@@ -73,16 +73,15 @@ impl Program {
         &self.candidates
     }
 
-    /// Executes the command; returns only if that fails. Raw system calls, nothing allocated, so that
-    /// a fresh child can call it.
-    pub(super) fn exec(&mut self) -> Errno {
-        self.write_own_pid();
-        sys::exec_first(&self.candidates, &mut self.argv, &mut self.envp)
+    /// Executes the command in the process with this pid, the calling one; returns only if that fails. System
+    /// calls, nothing allocated, so that a fresh child can call it.
+    pub(super) fn exec(&mut self, pid: i32) -> Errno {
+        self.write_own_pid(pid.unsigned_abs());
+        exec::exec_first(&self.candidates, &mut self.argv, &mut self.envp)
     }
 
     /// Writes the calling process's pid where it is wanted.
-    fn write_own_pid(&mut self) {
-        let pid = sys::getpid().unsigned_abs();
+    fn write_own_pid(&mut self, pid: u32) {
         for (entry, start) in &self.own_pid {
             self.envp.write_decimal(*entry, *start, pid);
         }

@@ -1,11 +1,13 @@
 //! A page that parent and child see alike: words that either writes and the other reads.
 
+#![allow(unsafe_code)]
+
 use std::ops::Deref;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
 
-/// A value in anonymous shared memory (mmap(2), MAP_SHARED): a child made without CLONE_VM sees the
+/// A value in anonymous shared memory (mmap(2), MAP_SHARED): a child that was forked sees the
 /// same one. Unmapped nowhere: it lives as long as the processes do.
 #[derive(Debug)]
 pub(crate) struct Shared<T>(NonNull<T>);
@@ -20,7 +22,7 @@ pub(crate) unsafe trait SharedWords: Sync {}
 impl<T: SharedWords> Shared<T> {
     /// Maps a new one, all zeroes.
     pub(crate) fn new() -> Result<Self, Errno> {
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let flags = libc::MAP_SHARED | libc::MAP_ANON;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh mapping where the kernel likes; nothing that exists is touched.
         let page =

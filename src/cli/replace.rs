@@ -7,18 +7,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::super::Failure;
-use super::super::args::{Invocation, ParentFlag};
-use super::is_bound;
+use super::args::{Invocation, ParentFlag};
+use super::given::is_bound;
 use super::program::Program;
+use super::{Failure, platform};
 use crate::exit_with_parent::{ExitWithParent, Mechanism};
 use crate::run_with::PrepareError;
-use crate::sys::linux as sys;
 
 /// Becomes the command; returns only if that fails.
-pub(crate) fn become_command(invocation: &Invocation) -> Result<i32, Failure> {
+pub(super) fn become_command(invocation: &Invocation) -> Result<i32, Failure> {
     let bound = is_bound(invocation)?;
-    let mut program = Program::new(&invocation.command, std::process::id(), &[])?;
+    if let (true, Some(why)) = (bound, platform::exec_refusal()) {
+        return Err(Failure::own(format!("--exec: {why}")));
+    }
+    let pid = std::process::id();
+    let mut program = Program::new(&invocation.command, pid, &[])?;
     let mut binding = ExitWithParent::new()
         .signal(invocation.signal)
         .mechanism(Mechanism::ParentDeathSignal);
@@ -33,7 +36,7 @@ pub(crate) fn become_command(invocation: &Invocation) -> Result<i32, Failure> {
     if bound {
         refuse_set_id(&program)?;
     }
-    let errno = program.exec();
+    let errno = program.exec(i32::try_from(pid).unwrap_or(0));
     Err(program.failure(errno))
 }
 
@@ -111,18 +114,7 @@ fn gains(path: &CStr) -> Option<&'static str> {
         .filter(fs::Metadata::is_file)?
         .permissions()
         .mode();
-    // Set-group-ID without group execution means nothing; exec ignores it.
-    let set_gid = mode & 0o2010 == 0o2010;
-    match (
-        mode & 0o4000 != 0,
-        set_gid,
-        sys::has_file_capabilities(path),
-    ) {
-        (true, _, _) => Some("set-user-ID"),
-        (_, true, _) => Some("set-group-ID"),
-        (_, _, true) => Some("given capabilities"),
-        _ => None,
-    }
+    platform::gains(mode, path)
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::super::Failure;
-use crate::sys::linux as sys;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Failure;
 
 /// An event for the status descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -42,8 +42,8 @@ impl StatusFd {
             Event::Exited(status) => format!("{{\"event\":\"exited\",\"status\":{status}}}\n"),
             Event::Killed(signal) => format!("{{\"event\":\"killed\",\"signal\":{signal}}}\n"),
         };
-        let room = sys::poll_within(file.as_fd(), libc::POLLOUT, Duration::ZERO);
-        if room == Ok(true) {
+        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
             let _ = file.write_all(line.as_bytes());
         }
     }
