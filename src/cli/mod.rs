@@ -34,6 +34,18 @@ mod status;
 mod systemd;
 mod words;
 
+// The supervisor's decisions where it is written with kqueue; tested on every system.
+#[cfg(any(
+    test,
+    captive_stand_in,
+    target_os = "freebsd",
+    target_os = "macos",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly",
+))]
+mod machine;
+
 cfg_if::cfg_if! {
     // Where the order of clone's arguments, the layout of sigaction and the width of ids are those
     // that src/sys/linux writes down: not on s390x, MIPS, SPARC, x32 and whatever was not looked up.
