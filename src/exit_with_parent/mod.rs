@@ -98,8 +98,24 @@ mod kqueue;
 #[cfg(all(test, target_os = "linux"))]
 mod orderings;
 
-#[cfg(all(feature = "cli", target_os = "linux"))]
-pub(crate) use platform::Parent;
+cfg_if::cfg_if! {
+    if #[cfg(all(
+        feature = "cli",
+        any(
+            captive_stand_in,
+            target_os = "freebsd",
+            target_os = "macos",
+            target_os = "netbsd",
+            target_os = "openbsd",
+            target_os = "dragonfly",
+        )
+    ))] {
+        mod queued;
+        pub(crate) use queued::Parent;
+    } else if #[cfg(all(feature = "cli", target_os = "linux"))] {
+        pub(crate) use platform::Parent;
+    }
+}
 
 pub use crate::sys::signal::{Signal, UnknownSignal};
 pub use error::{ArmError, ArmStep};

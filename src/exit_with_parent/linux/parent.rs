@@ -89,7 +89,7 @@ impl Parent {
     }
 
     /// As [`has_ended`](Self::has_ended); one that cannot be looked at has if our parent is another.
-    #[cfg(feature = "cli")]
+    #[cfg(all(feature = "cli", not(captive_stand_in)))]
     pub(crate) fn is_gone(&self) -> bool {
         self.has_ended()
             .unwrap_or_else(|_| crate::exit_with_parent::known::still_parent(self.known).is_err())

@@ -30,7 +30,17 @@ mod error;
 mod step;
 
 cfg_if::cfg_if! {
-    if #[cfg(all(feature = "cli", target_os = "linux"))] {
+    if #[cfg(all(
+        feature = "cli",
+        any(
+            target_os = "linux",
+            target_os = "freebsd",
+            target_os = "macos",
+            target_os = "netbsd",
+            target_os = "openbsd",
+            target_os = "dragonfly",
+        )
+    ))] {
         mod child;
     }
 }
@@ -98,7 +108,7 @@ impl Plan {
     }
 
     /// The user that it changes to.
-    #[cfg(all(feature = "launcher", target_os = "linux"))]
+    #[cfg(all(feature = "launcher", target_os = "linux", not(captive_stand_in)))]
     pub(crate) fn user(&self) -> Option<u32> {
         self.identity.as_ref().map(Identity::uid)
     }

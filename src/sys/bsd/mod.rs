@@ -31,3 +31,11 @@ cfg_if::cfg_if! {
         pub(crate) use {child::*, process::*, reap::*, socket::*};
     }
 }
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "cli")] {
+        mod supervise;
+
+        pub(crate) use supervise::*;
+    }
+}

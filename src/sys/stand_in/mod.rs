@@ -22,9 +22,13 @@ mod child;
 mod process;
 mod reap;
 mod socket;
+#[cfg(feature = "cli")]
+mod supervise;
 
 pub(crate) use crate::sys::linux::Epoll as Queue;
 pub(crate) use crate::sys::linux::execve;
+#[cfg(feature = "cli")]
+pub(crate) use supervise::*;
 pub(crate) use {child::*, process::*, reap::*, socket::*};
 
 /// Whether FreeBSD is stood in for. Asked of the environment once, by whoever forks first.

@@ -1,0 +1,101 @@
+//! What a supervisor of one command needs. Signals are read from a signalfd, with all that the kernel says of
+//! them; where a system with nothing but kqueue is stood in for, nobody says who sent them.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use nix::errno::Errno;
+
+use super::{Queue, is_freebsd};
+use crate::sys::event_source::{EventSource, Interest, Key};
+use crate::sys::linux as sys;
+pub(crate) use crate::sys::linux::{Change, Received};
+
+/// The signals of this process, all blocked, and how they were before.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    mask: u64,
+    ignored_children: bool,
+    fd: sys::SignalFd,
+}
+
+impl Signals {
+    pub(crate) fn take() -> Result<Self, Errno> {
+        let mask = sys::set_signal_mask(sys::ALL_SIGNALS)?;
+        let ignored_children = sys::disposition(libc::SIGCHLD) == Some(libc::SIG_IGN);
+        if ignored_children {
+            sys::set_disposition(libc::SIGCHLD, libc::SIG_DFL)?;
+        }
+        Ok(Self {
+            mask,
+            ignored_children,
+            fd: sys::SignalFd::new()?,
+        })
+    }
+
+    pub(crate) fn watch(&self, queue: &Queue, key: Key) -> Result<(), Errno> {
+        queue.add(key, Interest::Readable(self.fd.as_fd()))
+    }
+
+    pub(crate) fn raw_fd(&self) -> Option<RawFd> {
+        Some(self.fd.as_fd().as_raw_fd())
+    }
+
+    pub(crate) fn next(&self) -> Option<Received> {
+        let received = self.fd.read()?;
+        if is_freebsd() {
+            return Some(received);
+        }
+        Some(Received {
+            from_kernel: false,
+            sender: 0,
+            ..received
+        })
+    }
+
+    pub(crate) fn restore(&self) -> Result<(), Errno> {
+        if self.ignored_children {
+            sys::set_disposition(libc::SIGCHLD, libc::SIG_IGN)?;
+        }
+        sys::set_signal_mask(self.mask).map(drop)
+    }
+}
+
+pub(crate) fn stop_self() {
+    let _ = sys::set_disposition(libc::SIGTSTP, libc::SIG_DFL);
+    with_unblocked(libc::SIGTSTP);
+}
+
+pub(crate) fn die_of(signal: i32) {
+    let _ = sys::set_not_dumpable();
+    let _ = sys::set_disposition(signal, libc::SIG_DFL);
+    with_unblocked(signal);
+}
+
+fn with_unblocked(signal: i32) {
+    let _ = sys::kill(sys::getpid(), signal);
+    let _ = sys::set_signal_mask(sys::ALL_SIGNALS & !(1 << (signal - 1)));
+    let _ = sys::set_signal_mask(sys::ALL_SIGNALS);
+}
+
+/// A wait for any returns the children with a process descriptor as well.
+pub(crate) fn next_change(child: Option<i32>) -> Option<(i32, Change)> {
+    let options = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
+    let mut status = 0;
+    // SAFETY: the kernel writes one int.
+    let pid = unsafe { libc::waitpid(child.unwrap_or(-1), &raw mut status, options) };
+    // First: on some of them it is like a stop.
+    let change = if libc::WIFCONTINUED(status) {
+        Change::Continued
+    } else if libc::WIFSTOPPED(status) {
+        Change::Stopped(libc::WSTOPSIG(status))
+    } else if libc::WIFEXITED(status) {
+        Change::Exited(libc::WEXITSTATUS(status))
+    } else {
+        Change::Killed(libc::WTERMSIG(status))
+    };
+    (pid > 0).then_some((pid, change))
+}
+
+pub(crate) fn has_parent_death_signal() -> bool {
+    is_freebsd()
+}
