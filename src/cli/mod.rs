@@ -8,7 +8,10 @@
 //! itself, 126 for a command that cannot be executed, 127 for one that is not found.
 
 #![cfg_attr(
-    not(all(target_os = "linux", target_arch = "x86_64")),
+    any(
+        captive_stand_in,
+        not(all(target_os = "linux", target_arch = "x86_64"))
+    ),
     allow(
         dead_code,
         reason = "flags are read everywhere, the supervisor is not written for every system"
@@ -47,9 +50,19 @@ mod words;
 mod machine;
 
 cfg_if::cfg_if! {
+    if #[cfg(any(
+        captive_stand_in,
+        target_os = "freebsd",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+    ))] {
+        mod bsd;
+        use bsd as platform;
     // Where the order of clone's arguments, the layout of sigaction and the width of ids are those
     // that src/sys/linux writes down: not on s390x, MIPS, SPARC, x32 and whatever was not looked up.
-    if #[cfg(all(
+    } else if #[cfg(all(
         target_os = "linux",
         any(
             all(target_arch = "x86_64", target_pointer_width = "64"),
