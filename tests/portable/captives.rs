@@ -1,6 +1,7 @@
 //! The launcher: `Command` and `Captive`.
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,16 +47,17 @@ pub fn tests() -> Vec<Trial> {
         test("launcher::process_leaves_descendants", descendants_live),
         root_test("launcher::tree", tree),
         root_test("launcher::tree_launcher_killed", tree_launcher_killed),
-        root_test("launcher::launcher_killed_another_user", || {
-            ends_with("user")
-        }),
+        root_test("launcher::launcher_killed_another_user", another_user),
     ]
 }
+
+/// Where a copy of this binary is that another user may execute.
+const COPY: &str = "PORTABLE_COPY";
 
 /// This binary in a role.
 fn this(role: &[&str]) -> Command {
     let this: PathBuf = std::env::current_exe().expect("this program has a path");
-    let mut command = Command::new(this);
+    let mut command = Command::new(std::env::var_os(COPY).map_or(this, PathBuf::from));
     command.arg("--role").args(role);
     command
 }
@@ -304,6 +306,24 @@ fn ends_with(how: &str) -> Outcome {
     let mut scene = launched(how)?;
     scene.ping()?;
     scene.lives_on()?;
+    scene.kill()?;
+    scene.all_gone().map(drop)
+}
+
+fn another_user() -> Outcome {
+    let place = tempfile::tempdir()?;
+    let copy = place.path().join("portable");
+    std::fs::copy(std::env::current_exe()?, &copy)?;
+    for path in [place.path(), &copy] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
+    }
+    let mut launcher = crate::scene::this_program();
+    launcher
+        .args(["--role", "captives", "user"])
+        .env(COPY, copy);
+    let mut scene = Scene::start(&mut launcher)?;
+    scene.expect("spawned")?;
+    scene.ping()?;
     scene.kill()?;
     scene.all_gone().map(drop)
 }

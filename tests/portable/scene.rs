@@ -169,7 +169,7 @@ impl Drop for Scene {
     }
 }
 
-/// The values of an iterator of arguments.
+/// This binary.
 pub fn this_program() -> Command {
     Command::new(std::env::current_exe().expect("this program has a path"))
 }
