@@ -14,7 +14,7 @@ mod plan;
 
 pub use error::{OptionError, OptionErrorKind};
 pub use keys::{KEYS, Key};
-#[cfg(all(any(feature = "cli", feature = "launcher"), target_os = "linux"))]
+#[cfg(any(feature = "cli", all(feature = "launcher", target_os = "linux")))]
 pub(crate) use plan::Plan;
 pub use plan::{Applied, PrepareError, Prepared, Step, StepCause, StepError};
 

@@ -144,6 +144,10 @@ struct Watch<'a> {
 
 /// What has been told.
 #[derive(Debug, Default, Clone, Copy)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "four things that happen, in any order"
+)]
 struct Seen {
     supervisor: bool,
     parent: bool,
