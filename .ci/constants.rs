@@ -147,10 +147,14 @@ macro_rules! functions {
 
 constants! {
     EventFilter::EVFILT_PROC, EventFilter::EVFILT_READ, EventFilter::EVFILT_SIGNAL,
-    libc::F_GETFL, libc::F_SETFD,
+    libc::F_DUPFD_CLOEXEC, libc::F_GETFL, libc::F_SETFD,
     SigmaskHow::SIG_SETMASK,
-    Errno::EACCES, Errno::EBADF, Errno::EINTR, Errno::EINVAL, Errno::ENOBUFS, Errno::ENOENT,
-    Errno::ENOSYS, Errno::EPERM, Errno::ESRCH, libc::ECHILD,
+    Errno::EACCES, Errno::EBADF, Errno::EBUSY, Errno::ECANCELED, Errno::EINTR, Errno::EINVAL, Errno::EMFILE,
+    Errno::ENOBUFS, Errno::ENODEV, Errno::ENOENT, Errno::ENOEXEC, Errno::ENOMEM, Errno::ENOSYS, Errno::ENOTDIR,
+    Errno::EPERM, Errno::ESRCH, Errno::ESTALE, Errno::ETIMEDOUT, libc::ECHILD,
+    libc::MAP_ANON, libc::MAP_SHARED, libc::PROT_READ, libc::PROT_WRITE,
+    libc::MSG_DONTWAIT, libc::SOL_SOCKET, libc::PRIO_PROCESS, libc::TIOCSCTTY, libc::RLIM_INFINITY,
+    libc::SA_RESTART, libc::SA_SIGINFO, libc::WCONTINUED, libc::WNOHANG, libc::WUNTRACED,
     libc::SIGHUP, libc::SIGINT, libc::SIGKILL, libc::SIGTERM,
     // By name, as the user gives them.
     Signal::SIGABRT, Signal::SIGALRM, Signal::SIGBUS, Signal::SIGCHLD, Signal::SIGCONT,
@@ -167,6 +171,18 @@ constants! {
 #[cfg(not(target_os = "openbsd"))]
 constants! { libc::RLIMIT_AS }
 
+// Pointers in C, which no assertion takes as they are.
+same! {
+    "(long)SIG_DFL" => libc::SIG_DFL;
+    "(long)SIG_IGN" => libc::SIG_IGN;
+}
+
+#[cfg(target_os = "macos")]
+constants! { libc::SO_NOSIGPIPE }
+
+#[cfg(not(target_os = "macos"))]
+constants! { libc::MSG_NOSIGNAL }
+
 flags! {
     EvFlags::EV_ADD, EvFlags::EV_CLEAR, EvFlags::EV_DELETE, EvFlags::EV_EOF,
     FilterFlag::NOTE_EXIT,
@@ -180,6 +196,10 @@ integers! { gid_t, intptr_t, mode_t, pid_t, size_t, time_t, uid_t, uintptr_t }
 fields! { kevent: ident, filter, flags, fflags, data, udata }
 fields! { timespec: tv_sec, tv_nsec }
 fields! { stat: st_mode }
+fields! { rlimit: rlim_cur, rlim_max }
+fields! { timeval: tv_sec, tv_usec }
+fields! { rusage: ru_utime, ru_stime, ru_maxrss }
+fields! { sigaction: sa_flags, sa_mask }
 fields! { passwd: pw_name, pw_passwd, pw_uid, pw_gid, pw_change, pw_class, pw_gecos, pw_dir, pw_shell, pw_expire }
 
 same! {
@@ -187,6 +207,11 @@ same! {
     "sizeof(struct stat)" => size_of::<libc::stat>();
     "sizeof(struct passwd)" => size_of::<libc::passwd>();
     "sizeof(sigset_t)" => size_of::<libc::sigset_t>();
+    "sizeof(struct rlimit)" => size_of::<libc::rlimit>();
+    "sizeof(struct rusage)" => size_of::<libc::rusage>();
+    "sizeof(struct sigaction)" => size_of::<libc::sigaction>();
+    "sizeof(siginfo_t)" => size_of::<libc::siginfo_t>();
+    "offsetof(struct sigaction, sa_sigaction)" => offset_of!(libc::sigaction, sa_sigaction);
 }
 
 // Lists of events are given to the system as nix's type.
@@ -209,6 +234,28 @@ functions! {
     "int fstat(int, struct stat *)" => fstat: fn(c_int, *mut libc::stat) -> c_int;
     "int getpwnam_r(const char *, struct passwd *, char *, size_t, struct passwd **)" => getpwnam_r:
         fn(*const c_char, *mut libc::passwd, *mut c_char, libc::size_t, *mut *mut libc::passwd) -> c_int;
+    "int chdir(const char *)" => chdir: fn(*const c_char) -> c_int;
+    "int close(int)" => close: fn(c_int) -> c_int;
+    "int dup2(int, int)" => dup2: fn(c_int, c_int) -> c_int;
+    "int execve(const char *, char *const *, char *const *)" => execve:
+        fn(*const c_char, *const *const c_char, *const *const c_char) -> c_int;
+    "pid_t fork(void)" => fork: fn() -> libc::pid_t;
+    "int getdtablesize(void)" => getdtablesize: fn() -> c_int;
+    "void *mmap(void *, size_t, int, int, int, off_t)" => mmap:
+        fn(*mut c_void, libc::size_t, c_int, c_int, c_int, libc::off_t) -> *mut c_void;
+    "ssize_t send(int, const void *, size_t, int)" => send:
+        fn(c_int, *const c_void, libc::size_t, c_int) -> libc::ssize_t;
+    "int setpgid(pid_t, pid_t)" => setpgid: fn(libc::pid_t, libc::pid_t) -> c_int;
+    "int setrlimit(int, const struct rlimit *)" => setrlimit: fn(c_int, *const libc::rlimit) -> c_int;
+    "int setsockopt(int, int, int, const void *, socklen_t)" => setsockopt:
+        fn(c_int, c_int, c_int, *const c_void, libc::socklen_t) -> c_int;
+    "int sigaction(int, const struct sigaction *, struct sigaction *)" => sigaction:
+        fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
+    "int sigpending(sigset_t *)" => sigpending: fn(*mut libc::sigset_t) -> c_int;
+    "mode_t umask(mode_t)" => umask: fn(libc::mode_t) -> libc::mode_t;
+    "pid_t wait4(pid_t, int *, int, struct rusage *)" => wait4:
+        fn(libc::pid_t, *mut c_int, c_int, *mut libc::rusage) -> libc::pid_t;
+    "pid_t waitpid(pid_t, int *, int)" => waitpid: fn(libc::pid_t, *mut c_int, c_int) -> libc::pid_t;
     "int kill(pid_t, int)" => kill: fn(libc::pid_t, c_int) -> c_int;
     "int kqueue(void)" => kqueue: fn() -> c_int;
     "int pthread_sigmask(int, const sigset_t *, sigset_t *)" => pthread_sigmask:
@@ -244,6 +291,28 @@ functions! {
         fn(*const c_char, c_int, *mut c_int, *mut c_int) -> c_int;
 }
 
+#[cfg(not(target_os = "freebsd"))]
+functions! {
+    "int setpriority(int, id_t, int)" => setpriority: fn(c_int, libc::id_t, c_int) -> c_int;
+}
+
+#[cfg(target_os = "freebsd")]
+functions! {
+    "int setpriority(int, int, int)" => setpriority: fn(c_int, c_int, c_int) -> c_int;
+    "void closefrom(int)" => closefrom: fn(c_int) -> ();
+}
+
+#[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
+functions! {
+    "int closefrom(int)" => closefrom: fn(c_int) -> c_int;
+}
+
+// What libc lacks and the crate has for itself.
+#[cfg(target_os = "freebsd")]
+#[path = "../src/sys/bsd/layout.rs"]
+#[allow(dead_code)]
+mod layout;
+
 #[cfg(target_os = "freebsd")]
 mod freebsd {
     use super::*;
@@ -251,6 +320,21 @@ mod freebsd {
     constants! {
         EventFilter::EVFILT_PROCDESC,
         libc::P_PID, libc::PROC_PDEATHSIG_CTL, libc::PROC_PDEATHSIG_STATUS,
+        libc::PROC_REAP_ACQUIRE, libc::PROC_REAP_KILL, libc::PROC_REAP_STATUS,
+        libc::PD_CLOEXEC, libc::PD_DAEMON,
+    }
+
+    same! {
+        "SYS_sigaction" => layout::SYS_SIGACTION;
+        "sizeof(struct procctl_reaper_status)" => size_of::<layout::ReaperStatus>();
+        "offsetof(struct procctl_reaper_status, rs_descendants)" => offset_of!(layout::ReaperStatus, descendants);
+        "offsetof(struct procctl_reaper_status, rs_children)" => offset_of!(layout::ReaperStatus, children);
+        "sizeof(struct procctl_reaper_kill)" => size_of::<layout::ReaperKill>();
+        "offsetof(struct procctl_reaper_kill, rk_sig)" => offset_of!(layout::ReaperKill, signal);
+        "offsetof(struct procctl_reaper_kill, rk_flags)" => offset_of!(layout::ReaperKill, flags);
+        "offsetof(struct procctl_reaper_kill, rk_subtree)" => offset_of!(layout::ReaperKill, subtree);
+        "offsetof(struct procctl_reaper_kill, rk_killed)" => offset_of!(layout::ReaperKill, killed);
+        "offsetof(struct procctl_reaper_kill, rk_fpid)" => offset_of!(layout::ReaperKill, first_failed);
     }
 
     integers! { id_t }
@@ -260,6 +344,7 @@ mod freebsd {
     functions! {
         "int procctl(idtype_t, id_t, int, void *)" => procctl:
             fn(libc::idtype_t, libc::id_t, c_int, *mut c_void) -> c_int;
+        "pid_t pdfork(int *, int)" => pdfork: fn(*mut c_int, c_int) -> libc::pid_t;
     }
 }
 
