@@ -12,8 +12,11 @@ use crate::scene::{Outcome, Scene, root_test, test};
 /// Where `--tree` can be had.
 const TREE: bool = cfg!(any(target_os = "linux", target_os = "freebsd"));
 
+/// Where the tree is held by more than run-with itself; elsewhere, if that is killed, what is left of it goes to the next reaper.
+const HELD: bool = cfg!(target_os = "linux");
+
 pub fn tests() -> Vec<Trial> {
-    vec![
+    let mut tests = vec![
         test("program::exit_status", || {
             let status = run_with(&["exit-with-parent=on", "--", "sh", "-c", "exit 7"]).status()?;
             ensure!(status.code() == Some(7), "{status}");
@@ -37,8 +40,16 @@ pub fn tests() -> Vec<Trial> {
             Ok(())
         }),
         root_test("program::user", user),
-        root_test("program::tree", tree),
-    ]
+        root_test("program::tree", || {
+            tree_ends(|scene| scene.signal(Signal::SIGTERM))
+        }),
+    ];
+    if HELD {
+        tests.push(root_test("program::tree_itself_killed", || {
+            tree_ends(Scene::kill)
+        }));
+    }
+    tests
 }
 
 fn path() -> String {
@@ -133,7 +144,8 @@ fn user() -> Outcome {
     Ok(())
 }
 
-fn tree() -> Outcome {
+/// A command with a daemon, which ends with run-with, ended in a way.
+fn tree_ends(end: fn(&mut Scene) -> Outcome) -> Outcome {
     let args = ["--tree", "exit-with-parent=on"];
     if !TREE {
         let output = run_with(&[&args[..], &["--", "true"]].concat()).output()?;
@@ -143,6 +155,6 @@ fn tree() -> Outcome {
     let mut scene = scene(&args, &["captives", "daemons"])?;
     scene.expect("daemon")?;
     scene.ping()?;
-    scene.kill()?;
+    end(&mut scene)?;
     scene.all_gone().map(drop)
 }
