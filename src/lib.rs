@@ -26,9 +26,10 @@
 //!
 //! # Platforms
 //!
-//! Linux is where the crate is tested. The files for FreeBSD, macOS, NetBSD, OpenBSD and DragonFly
-//! are written; they have never been run. On other systems `exit_with_parent::is_supported()` is
-//! false and arming is an error.
+//! Linux is where the crate is tested. For FreeBSD, macOS, NetBSD, OpenBSD and DragonFly `exit_with_parent`,
+//! `run_with`, `privileges` and the program run-with are written; they have never been run there. The launcher and
+//! `async_teardown` are Linux's. On other systems `exit_with_parent::is_supported()` is false and arming is an
+//! error. `docs/platforms.md` has the table.
 //!
 //! # What this crate does not do
 //!

@@ -16,10 +16,16 @@ use crate::ensure;
 use crate::roles::{say, serve};
 use crate::scene::{HANG, Outcome, SURVIVES, Scene, root_test, test};
 
+/// Where captives can be launched.
+const LAUNCHER: bool = cfg!(target_os = "linux");
+
 /// Where `Containment::Tree` can be had (on Linux by root, here).
-const TREE: bool = cfg!(any(target_os = "linux", target_os = "freebsd"));
+const TREE: bool = cfg!(target_os = "linux");
 
 pub fn tests() -> Vec<Trial> {
+    if !LAUNCHER {
+        return vec![test("launcher::is_refused", is_refused)];
+    }
     vec![
         test("launcher::is_supported", || {
             ensure!(captive::launcher::is_supported(), "it is not");
@@ -49,6 +55,15 @@ pub fn tests() -> Vec<Trial> {
         root_test("launcher::tree_launcher_killed", tree_launcher_killed),
         root_test("launcher::launcher_killed_another_user", another_user),
     ]
+}
+
+/// Where there is no launcher, it says so.
+fn is_refused() -> Outcome {
+    ensure!(!captive::launcher::is_supported(), "it is supported");
+    match sh("exit 0").spawn() {
+        Err(SpawnError::Unsupported(_)) => Ok(()),
+        other => Err(format!("{other:?}").into()),
+    }
 }
 
 /// Where a copy of this binary is that another user may execute.
