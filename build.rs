@@ -66,6 +66,7 @@ fn write_empty_helper() -> std::io::Result<()> {
 /// Compiles it for the target, into OUT_DIR.
 fn compile_helper() -> Result<(), String> {
     let var = |name: &str| env::var_os(name).ok_or(format!("no {name}"));
+    let text = |name: &str| env::var(name).unwrap_or_default();
     let out = PathBuf::from(var("OUT_DIR")?).join("captive-helper");
     let linkers = [
         // What cargo was told to link this target with, then the system's, then rustc's own.
@@ -73,8 +74,17 @@ fn compile_helper() -> Result<(), String> {
         Some(OsString::from("cc")),
         Some(OsString::from("rust-lld")),
     ];
+    // It has no C library, so the host's `core` does where the target's is only compiled later (build-std, for musl).
+    let (target, host) = (text("TARGET"), text("HOST"));
+    let machine = |triple: &str| triple.split('-').next().map(str::to_owned);
+    let same = host.contains("-linux-") && machine(&host) == machine(&target);
+    let targets = [Some(target), same.then_some(host)];
+    let targets: Vec<String> = targets.into_iter().flatten().collect();
     let mut said = String::new();
-    for linker in linkers.into_iter().flatten() {
+    for (target, linker) in targets
+        .iter()
+        .flat_map(|target| linkers.iter().flatten().map(move |linker| (target, linker)))
+    {
         let mut link = String::from("-nostdlib -static -z noexecstack --gc-sections -s");
         let lld = linker == "rust-lld";
         if !lld {
@@ -99,9 +109,9 @@ fn compile_helper() -> Result<(), String> {
             "--cap-lints=warn",
             "--target",
         ]);
-        rustc.arg(var("TARGET")?).arg("-o").arg(&out);
+        rustc.arg(target).arg("-o").arg(&out);
         let mut flag = OsString::from("-Clinker=");
-        flag.push(&linker);
+        flag.push(linker);
         rustc.arg(flag).arg(format!("-Clink-args={link}"));
         if lld {
             rustc.arg("-Clinker-flavor=ld.lld");
