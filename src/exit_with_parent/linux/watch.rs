@@ -14,7 +14,7 @@ use crate::exit_with_parent::binding::Binding;
 use crate::exit_with_parent::known;
 use crate::exit_with_parent::watcher::{Process, Refused, Watcher};
 use crate::exit_with_parent::{Action, ArmError, ArmStep, ParentExited, Signal};
-use crate::sys::event_source::Interest;
+use crate::sys::event_source::{Event, EventSource, Interest};
 use crate::sys::linux as sys;
 
 /// The watcher thread's side of a handle. Its descriptors stay open when the handle is dropped:
@@ -160,6 +160,8 @@ impl WatcherFds {
     /// another meaning.
     fn register(self, binding: Arc<Binding>) -> Result<ManuallyDrop<Watcher<sys::Epoll>>, Errno> {
         let set = sys::Epoll::new()?;
+        // A wait that a filter refuses is said now; later nobody would hear of it.
+        set.wait(Some(Duration::ZERO), &mut [Event::NONE])?;
         let watcher = sys::with_raw_fd(self.stop, |stop| {
             sys::with_raw_fd(self.parent, |parent| {
                 let end = if self.is_pipe {
@@ -197,7 +199,10 @@ impl Process for OwnProcess {
         if sys::getpid() == 1 && sys::is_at_default(number) && !main_thread_blocks(number) {
             sys::exit_group(128 + number);
         }
-        let _ = sys::kill(sys::getpid(), signal.number());
+        // Nobody but a filter refuses it, which would leave us here for ever.
+        if sys::kill(sys::getpid(), number).is_err() {
+            sys::exit_group(128 + number);
+        }
     }
 }
 
