@@ -63,9 +63,7 @@ impl Guard {
         ending: Ending,
         tree: Option<Holds>,
     ) -> Result<Self, Errno> {
-        let supervisor = sys::pidfd_open(sys::getpid())?;
-        // Where a filter refuses it (seccomp) nobody could end the command: better to say so now.
-        sys::pidfd_send_signal(supervisor.as_fd(), 0)?;
+        let supervisor = own_pidfd()?;
         let parent = parent.map(Parent::poll_fd);
         let watch = Watch {
             page,
@@ -101,6 +99,13 @@ impl Guard {
     pub(super) fn raw_fds(&self) -> [RawFd; 2] {
         [self.supervisor.as_raw_fd(), self.pidfd.as_raw_fd()]
     }
+}
+
+/// run-with's own, which has been sent signal 0: where a filter refuses that (seccomp) nobody could end anything.
+pub(super) fn own_pidfd() -> Result<OwnedFd, Errno> {
+    let own = sys::pidfd_open(sys::getpid())?;
+    sys::pidfd_send_signal(own.as_fd(), 0)?;
+    Ok(own)
 }
 
 /// What the guard knows: numbers in the shared table, and the page.

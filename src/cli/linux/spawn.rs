@@ -98,10 +98,17 @@ pub(super) fn spawn(
     bound: bool,
     tree: Option<Holds>,
 ) -> Result<(Command, Starting), Failure> {
-    let failed = |errno: Errno| Failure::own(format!("clone: {errno}"));
     let supervisor = sys::getpid();
     let steps = plan.in_child();
     let in_namespace = tree.is_some_and(|tree| tree.is_namespace());
+    let failed = |errno: Errno| {
+        let what = if in_namespace {
+            "entering the namespace"
+        } else {
+            "clone"
+        };
+        Failure::own(format!("{what}: {errno}"))
+    };
     let held = sys::ERRNO_FREE && plan.steps().is_empty() && !in_namespace && !has_terminal();
     // What it sees of a parent outside its namespace, as long as that lives.
     let parent = if in_namespace { 0 } else { supervisor };
@@ -165,7 +172,7 @@ fn make_in_namespace<F: FnOnce() -> Never>(
     in_child: F,
 ) -> Result<i32, Errno> {
     let own = AtomicI32::new(-1);
-    sys::clone_running(Share::Descriptors, &own, || {
+    let between = sys::clone_running(Share::Descriptors, &own, || {
         let made = tree
             .enter()
             .and_then(|()| sys::clone_sibling(&page.command, in_child));
@@ -175,8 +182,9 @@ fn make_in_namespace<F: FnOnce() -> Never>(
         }
         sys::exit_group(0)
     })?;
-    // A pidfd of our child's, which ends as soon as it has made the command.
-    sys::reap_pidfd(sys::adopt(own.load(Ordering::Acquire)).as_fd());
+    // Our child, which ends as soon as it has made the command.
+    sys::reap_pid(between);
+    drop(sys::adopt(own.load(Ordering::Acquire)));
     match (page.pid(), page.failure()) {
         (0, Some((_, errno))) => Err(errno),
         // Somebody has killed it: whatever it had made is in the tree.

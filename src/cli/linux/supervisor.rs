@@ -152,12 +152,16 @@ impl Supervisor {
             .map(Pidfile::prepare)
             .transpose()?;
         let page = Page::map().map_err(|errno| Failure::own(format!("mmap: {errno}")))?;
+        let bound = parent.is_some() || invocation.tree.is_some();
+        if bound {
+            // Before there is a tree, which could not be ended either.
+            guard::own_pidfd().map_err(no_guard)?;
+        }
         let tree = match (invocation.tree, invocation.command.first()) {
             (Some(by), Some(program)) => Some(tree::contain(by, program, plan.user())?),
             _ => None,
         };
         let holds = tree.as_ref().map(|tree| tree.holds());
-        let bound = parent.is_some() || tree.is_some();
         let mut binding = None;
         let launch = || {
             if bound {
@@ -450,8 +454,7 @@ impl Binding {
             signal: invocation.signal,
             kill_after: invocation.kill_after,
         };
-        let guard = Guard::start(page, parent.as_ref(), ending, tree)
-            .map_err(|errno| Failure::own(format!("starting the guard: {errno}")))?;
+        let guard = Guard::start(page, parent.as_ref(), ending, tree).map_err(no_guard)?;
         Ok(Self {
             parent,
             ending,
@@ -466,6 +469,10 @@ impl Binding {
     fn parent_is_gone(&self) -> bool {
         self.parent.as_ref().is_some_and(Parent::is_gone)
     }
+}
+
+fn no_guard(errno: Errno) -> Failure {
+    Failure::own(format!("starting the guard: {errno}"))
 }
 
 fn open_parent(invocation: &Invocation, given: Option<OwnedFd>) -> Result<Option<Parent>, Failure> {
