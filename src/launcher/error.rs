@@ -111,6 +111,10 @@ pub enum SpawnStep {
     HelperProgram,
     /// Starting the guard.
     StartGuard,
+    /// A step of the guard's own launch.
+    Guard(Box<SpawnStep>),
+    /// Signalling through a pidfd; pidfd_send_signal(2).
+    SignalByPidfd,
     /// Starting a thread.
     StartThread,
     /// clone(2).
@@ -164,6 +168,8 @@ impl fmt::Display for SpawnStep {
             Self::NotifySocket => f.write_str("opening the notification socket"),
             Self::HelperProgram => f.write_str("memfd_create for the helper"),
             Self::StartGuard => f.write_str("starting the guard"),
+            Self::Guard(step) => write!(f, "starting the guard: {step}"),
+            Self::SignalByPidfd => f.write_str("pidfd_send_signal"),
             Self::StartThread => f.write_str("starting a thread"),
             Self::Clone => f.write_str("clone"),
             Self::EnterNamespace => f.write_str("entering the PID namespace"),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::super::{Containment, SpawnError};
+use super::super::{Containment, SpawnError, SpawnStep};
 use super::child::Progress;
 use super::guard::Helper;
 use super::protocol::Name;
@@ -31,7 +31,7 @@ impl Means for Alone {
     }
 
     /// The calling thread is held until the child's exec, and is its parent: it must be the program's only one.
-    fn child(&self, mut request: Request) -> Result<Made, Errno> {
+    fn child(&self, mut request: Request) -> Result<Made, (SpawnStep, Errno)> {
         spawner::make_here(&mut request, &Progress::default())
     }
 

@@ -22,15 +22,15 @@ impl Means for ByThreads<'_> {
         self.runtime.helper()
     }
 
-    fn child(&self, request: Request) -> Result<Made, Errno> {
+    fn child(&self, request: Request) -> Result<Made, (SpawnStep, Errno)> {
         let limit = self.command.spawn_timeout;
         let made = self.runtime.spawners().make(request, limit);
         made.map_err(|failed| match failed {
-            NotMade::Step(_, errno) => errno,
-            NotMade::Stalled(..) => Errno::ETIMEDOUT,
+            NotMade::Step(step, errno) => (step, errno),
+            NotMade::Stalled(step, _) => (step, Errno::ETIMEDOUT),
             NotMade::Late(made, _) => {
                 self.runtime.reap_made(made);
-                Errno::ETIMEDOUT
+                (SpawnStep::Exec, Errno::ETIMEDOUT)
             }
         })
     }

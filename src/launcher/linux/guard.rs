@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::super::SpawnStep;
 use super::process::Process;
-use super::protocol::{FORGET, GUARD_LAUNCHER, GUARD_SOCKET, Message, ROLE_GUARD};
+use super::protocol::{FORGET, GUARD_LAUNCHER, GUARD_SOCKET, GUARD_WATCHES, Message, ROLE_GUARD};
 use super::request::{Given, Request};
 use super::runtime::Runtime;
 use super::spawner::{Made, NotMade};
@@ -236,15 +237,19 @@ impl Current {
     }
 }
 
+fn of_guard(step: SpawnStep) -> SpawnStep {
+    SpawnStep::Guard(Box::new(step))
+}
+
 /// Starts a guard's process.
 fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
     let at = |step: SpawnStep| move |errno: Errno| (step, errno);
     let helper = runtime.helper();
     let program = helper.program().map_err(at(SpawnStep::HelperProgram))?;
     let (ours, theirs) = sys::message_sockets().map_err(at(SpawnStep::StartGuard))?;
-    let launcher = sys::pidfd_open(sys::getpid()).map_err(at(SpawnStep::StartGuard))?;
+    let launcher = sys::pidfd_open(sys::getpid()).map_err(at(of_guard(SpawnStep::OpenPidfd)))?;
     // Where a filter refuses it nobody could end a captive: better to say so now.
-    sys::pidfd_send_signal(launcher.as_fd(), 0).map_err(at(SpawnStep::StartGuard))?;
+    sys::pidfd_send_signal(launcher.as_fd(), 0).map_err(at(of_guard(SpawnStep::SignalByPidfd)))?;
     let null = nix::fcntl::open(
         "/dev/null",
         nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
@@ -272,18 +277,57 @@ fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
         .spawners()
         .make(request, PATIENCE)
         .map_err(|failed| match failed {
-            NotMade::Step(_, errno) => (SpawnStep::StartGuard, errno),
-            NotMade::Stalled(..) => (SpawnStep::StartGuard, Errno::ETIMEDOUT),
+            NotMade::Step(step, errno) => (of_guard(step), errno),
+            NotMade::Stalled(step, _) => (of_guard(step), Errno::ETIMEDOUT),
             NotMade::Late(made, _) => {
                 runtime.reap_made(made);
-                (SpawnStep::StartGuard, Errno::ETIMEDOUT)
+                (of_guard(SpawnStep::Exec), Errno::ETIMEDOUT)
             }
         })?;
-    Ok(Current {
+    // Of ours there is none: its end is the socket's.
+    drop(theirs);
+    let watches = await_word(&ours, &pidfd);
+    let current = Current {
         socket: Arc::new(ours),
         pidfd: Arc::new(pidfd),
         pid,
-    })
+    };
+    if let Err(errno) = watches {
+        current.end(runtime);
+        return Err((SpawnStep::StartGuard, errno));
+    }
+    Ok(current)
+}
+
+/// Waits until the guard has said that it watches: one that a filter of system calls stops on its way there would be none,
+/// and so would be the next.
+fn await_word(socket: &OwnedFd, pidfd: &OwnedFd) -> Result<(), Errno> {
+    let poll = |fd: &OwnedFd| libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [poll(socket), poll(pidfd)];
+        match sys::poll(&mut fds, Some(limit)) {
+            Ok(0) => return Err(Errno::ETIMEDOUT),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno),
+        }
+        let mut word = [0; size_of::<i32>()];
+        return match recv(socket.as_raw_fd(), &mut word, MsgFlags::MSG_DONTWAIT) {
+            Ok(read) if read == word.len() => match i32::from_ne_bytes(word) {
+                GUARD_WATCHES => Ok(()),
+                errno => Err(Errno::from_raw(errno)),
+            },
+            // Killed on its way.
+            Ok(_) | Err(Errno::EAGAIN) => Err(Errno::ECANCELED),
+            Err(errno) => Err(errno),
+        };
+    }
 }
 
 fn tell(socket: &OwnedFd, process: &Process) -> Result<(), Errno> {

@@ -66,9 +66,12 @@ pub(super) fn is_supported() -> bool {
     sys::reap(i32::MAX) == Err(nix::errno::Errno::EBADF)
 }
 
+/// Why [`is_supported`] says no.
+const NO_WAIT: &str = "waitid(2) does not wait for pidfds (Linux 5.4), or a filter refuses it";
+
 pub(super) fn spawn(command: &Command, defaults: &Defaults) -> Result<(Handle, Pipes), SpawnError> {
     if !is_supported() {
-        return Err(SpawnError::Unsupported("pidfds need Linux 5.4"));
+        return Err(SpawnError::Unsupported(NO_WAIT));
     }
     let runtime = Runtime::of_this_process();
     let (watch, extra) = Watch::prepare(command)?.unzip();

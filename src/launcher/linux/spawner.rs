@@ -233,8 +233,13 @@ fn make_in_namespace(
 
 /// Makes a child of the calling thread.
 #[cfg(feature = "cli")]
-pub(super) fn make_here(request: &mut Request, progress: &Progress) -> Result<Made, Errno> {
-    make(&mut None, request, progress).map_err(|failed| failed.errno)
+pub(super) fn make_here(
+    request: &mut Request,
+    progress: &Progress,
+) -> Result<Made, (SpawnStep, Errno)> {
+    let names = request.names();
+    make(&mut None, request, progress)
+        .map_err(|failed| (child::step_of(failed.step, &names), failed.errno))
 }
 
 fn make(

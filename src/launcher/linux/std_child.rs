@@ -126,7 +126,7 @@ impl Drop for Live {
 
 pub(in super::super) fn spawn_std(command: &mut Command) -> Result<Child, SpawnError> {
     if !super::is_supported() {
-        return Err(SpawnError::Unsupported("pidfds need Linux 5.4"));
+        return Err(SpawnError::Unsupported(super::NO_WAIT));
     }
     let runtime = Runtime::of_this_process();
     let program = command.get_program().to_owned();

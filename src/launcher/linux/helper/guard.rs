@@ -6,6 +6,7 @@
 //!
 //! | what happens | what the guard does |
 //! |---|---|
+//! | its start | says that it watches, or why it cannot |
 //! | a message | notes the captive, its pidfd and what holds its tree, or forgets it |
 //! | a captive ends | ends its tree, and forgets it when that is empty |
 //! | the launcher ends, or executes another program (end of file) | reads what was sent, ends the captives in their order, ends itself |
@@ -15,8 +16,8 @@
 //! is in the socket whatever becomes of the launcher.
 
 use crate::protocol::{
-    ADD, FORGET, GUARD_LAUNCHER, GUARD_SOCKET, Message, Name, TREE_CGROUP, TREE_MARKED,
-    TREE_NAMESPACE,
+    ADD, FORGET, GUARD_LAUNCHER, GUARD_SOCKET, GUARD_WATCHES, Message, Name, TREE_CGROUP,
+    TREE_MARKED, TREE_NAMESPACE,
 };
 use crate::sys::{self, int, plain, syscall};
 use crate::{cgroup, marks};
@@ -119,7 +120,7 @@ struct Table {
 const PAGE: usize = 64 * 1024;
 
 impl Table {
-    fn new() -> Self {
+    fn new() -> Result<Self, i32> {
         const PROT_READ_WRITE: usize = 3;
         const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
         // SAFETY: a new mapping where the kernel likes.
@@ -136,15 +137,11 @@ impl Table {
                 ],
             )
         };
-        match base {
-            Ok(base) => Self {
-                base: base as *mut Entry,
-                room: PAGE / size_of::<Entry>(),
-                used: 0,
-            },
-            // The launcher sees it end, and tries again.
-            Err(_) => sys::exit(1),
-        }
+        Ok(Self {
+            base: base? as *mut Entry,
+            room: PAGE / size_of::<Entry>(),
+            used: 0,
+        })
     }
 
     fn entries(&mut self) -> &mut [Entry] {
@@ -194,19 +191,14 @@ pub fn run() -> ! {
     const PR_SET_NO_NEW_PRIVS: usize = 38;
     let _ = plain(sys::PRCTL, [PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0]);
     raise_descriptor_limit();
-    let Ok(epoll) = plain(sys::EPOLL_CREATE1, [0; 6]) else {
-        sys::exit(1)
+    let mut guard = match Guard::start() {
+        Ok(guard) => guard,
+        Err(errno) => {
+            say(errno);
+            sys::exit(1)
+        }
     };
-    let mut guard = Guard {
-        epoll: epoll as i32,
-        table: Table::new(),
-        ending: false,
-        refused: false,
-    };
-    if guard.watch(GUARD_SOCKET, SOCKET).is_err() || guard.watch(GUARD_LAUNCHER, LAUNCHER).is_err()
-    {
-        sys::exit(1)
-    }
+    say(GUARD_WATCHES);
     loop {
         guard.wait(i64::MAX);
         if guard.ending {
@@ -214,6 +206,22 @@ pub fn run() -> ! {
             sys::exit(0)
         }
     }
+}
+
+/// The launcher waits for it: a guard that cannot do its work (a filter of system calls lets it not) is none.
+fn say(word: i32) {
+    const MSG_NOSIGNAL: usize = 0x4000;
+    let place = (&raw const word) as usize;
+    let args = [
+        int(GUARD_SOCKET),
+        place,
+        size_of::<i32>(),
+        MSG_NOSIGNAL,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads one int.
+    let _ = unsafe { syscall(sys::SENDTO, args) };
 }
 
 /// A captive costs a descriptor here as it does in the launcher, whose hard limit is ours.
@@ -232,6 +240,28 @@ fn raise_descriptor_limit() {
 }
 
 impl Guard {
+    /// One that watches, and has tried all that it needs in order to end somebody.
+    fn start() -> Result<Self, i32> {
+        let epoll = plain(sys::EPOLL_CREATE1, [0; 6])?;
+        let guard = Self {
+            epoll: epoll as i32,
+            table: Table::new()?,
+            ending: false,
+            refused: false,
+        };
+        guard.watch(GUARD_SOCKET, SOCKET)?;
+        guard.watch(GUARD_LAUNCHER, LAUNCHER)?;
+        guard.await_events(&mut [Event { events: 0, data: 0 }], 0)?;
+        // Nobody has sent anything yet: the launcher waits for our word.
+        match receive() {
+            Ok(_) | Err(sys::EAGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+        sys::pidfd_send_signal(GUARD_LAUNCHER, 0)?;
+        sys::clock()?;
+        Ok(guard)
+    }
+
     fn control(&self, operation: usize, fd: i32, events: u32, data: u64) -> Result<(), i32> {
         let event = Event { events, data };
         let place = (&raw const event) as usize;
@@ -284,18 +314,21 @@ impl Guard {
         }
     }
 
+    fn await_events(&self, events: &mut [Event], limit: i32) -> Result<usize, i32> {
+        let place = events.as_mut_ptr() as usize;
+        // SAFETY: the kernel writes at most as many events as there is room for; no signal mask.
+        unsafe {
+            syscall(
+                sys::EPOLL_PWAIT,
+                [int(self.epoll), place, events.len(), int(limit), 0, 0],
+            )
+        }
+    }
+
     fn look(&mut self, limit: i32) {
         const MOST: usize = 64;
         let mut events = [Event { events: 0, data: 0 }; MOST];
-        let place = events.as_mut_ptr() as usize;
-        // SAFETY: the kernel writes at most MOST events; no signal mask.
-        let answer = unsafe {
-            syscall(
-                sys::EPOLL_PWAIT,
-                [int(self.epoll), place, MOST, int(limit), 0, 0],
-            )
-        };
-        let count = match answer {
+        let count = match self.await_events(&mut events, limit) {
             Ok(count) => count,
             Err(sys::EINTR) => return,
             Err(_) => sys::exit(1),
@@ -331,9 +364,9 @@ impl Guard {
     fn read(&mut self) -> bool {
         while !self.refused {
             match receive() {
-                Received::Nothing => return false,
-                Received::End => return true,
-                Received::Message(message, fds) => match message.kind {
+                Err(_) => return false,
+                Ok(Received::End) => return true,
+                Ok(Received::Message(message, fds)) => match message.kind {
                     ADD => self.add(message, fds),
                     FORGET => self.forget_id(message.id),
                     _ => {}
@@ -670,12 +703,11 @@ struct Descriptors([i32; MOST_FDS]);
 
 enum Received {
     Message(Message, Descriptors),
-    Nothing,
     End,
 }
 
-/// One message, with the descriptors that came with it; recvmsg(2).
-fn receive() -> Received {
+/// One message, with the descriptors that came with it; recvmsg(2). EAGAIN if there is none.
+fn receive() -> Result<Received, i32> {
     #[repr(C)]
     struct Control {
         length: usize,
@@ -725,7 +757,7 @@ fn receive() -> Received {
             )
         };
         return match answer {
-            Ok(0) => Received::End,
+            Ok(0) => Ok(Received::End),
             Ok(read) if read == size_of::<Message>() => {
                 let are_descriptors = control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
                 let count = control.length.saturating_sub(HEADER) / size_of::<i32>();
@@ -735,10 +767,10 @@ fn receive() -> Received {
                         *place = fd;
                     }
                 }
-                Received::Message(message, Descriptors(fds))
+                Ok(Received::Message(message, Descriptors(fds)))
             }
             Ok(_) | Err(sys::EINTR) => continue,
-            Err(_) => Received::Nothing,
+            Err(errno) => Err(errno),
         };
     }
 }

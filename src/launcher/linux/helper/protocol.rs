@@ -5,6 +5,9 @@ pub const GUARD_SOCKET: i32 = 3;
 /// The launcher's pidfd, in the guard.
 pub const GUARD_LAUNCHER: i32 = 4;
 
+/// What the guard says on its socket before anything else, once: this, or the errno of what it cannot do.
+pub const GUARD_WATCHES: i32 = 0;
+
 /// The first argument of the guard.
 pub const ROLE_GUARD: &[u8] = b"guard";
 /// The first argument of the stage.

@@ -103,6 +103,7 @@ numbers! {
     FCNTL 72 25
     SETSID 112 157
     SHUTDOWN 48 210
+    SENDTO 44 206
     PRCTL 157 167
     MREMAP 25 216
     MMAP 9 222
@@ -138,6 +139,7 @@ numbers! {
 }
 
 pub const EINTR: i32 = 4;
+pub const EAGAIN: i32 = 11;
 pub const ENOEXEC: i32 = 8;
 pub const ENOENT: i32 = 2;
 pub const ESRCH: i32 = 3;
@@ -178,12 +180,17 @@ pub fn set_name(name: &[u8; 16]) {
 }
 
 /// CLOCK_MONOTONIC, in milliseconds.
-pub fn now() -> i64 {
+pub fn clock() -> Result<i64, i32> {
     let mut time = [0_i64; 2];
     // SAFETY: the kernel writes one timespec.
-    let _ = unsafe { syscall(CLOCK_GETTIME, [1, (&raw mut time) as usize, 0, 0, 0, 0]) };
+    unsafe { syscall(CLOCK_GETTIME, [1, (&raw mut time) as usize, 0, 0, 0, 0]) }?;
     let [seconds, nanoseconds] = time;
-    seconds * 1000 + nanoseconds / 1_000_000
+    Ok(seconds * 1000 + nanoseconds / 1_000_000)
+}
+
+/// The same, where it has been tried.
+pub fn now() -> i64 {
+    clock().unwrap_or(0)
 }
 
 // What the compiler calls by itself. This crate is compiled as `no_builtins`, so none of them becomes

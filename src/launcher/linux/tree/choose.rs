@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::super::super::{Containment, ContainmentError, Missing, SpawnError};
+use super::super::super::{Containment, ContainmentError, Missing, SpawnError, SpawnStep};
 use super::super::guard::Helper;
 use super::super::request::Request;
 use super::super::spawner::Made;
@@ -30,7 +30,7 @@ pub(in super::super) trait Means {
     fn helper(&self) -> &Helper;
 
     /// Makes a child.
-    fn child(&self, request: Request) -> Result<Made, Errno>;
+    fn child(&self, request: Request) -> Result<Made, (SpawnStep, Errno)>;
 
     /// The user that the captive will have, if not ours.
     fn user(&self) -> Result<Option<u32>, SpawnError>;

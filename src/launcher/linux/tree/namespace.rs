@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::super::super::SpawnStep;
 use super::super::guard::Helper;
 use super::super::proc;
 use super::super::process::Process;
@@ -39,7 +40,7 @@ impl Namespace {
         user: bool,
         gracefully: bool,
         helper: &Helper,
-        make: impl FnOnce(Request) -> Result<Made, Errno>,
+        make: impl FnOnce(Request) -> Result<Made, (SpawnStep, Errno)>,
     ) -> Result<Self, Why> {
         let failed = |what: &str| {
             let what = what.to_owned();
@@ -74,7 +75,10 @@ impl Namespace {
         } else {
             "clone with CLONE_NEWPID"
         };
-        let child = make(request).map_err(failed(what))?;
+        let child = make(request).map_err(|(step, errno)| match step {
+            SpawnStep::Clone => (what.to_owned(), Some(errno)),
+            step => (format!("its init: {step}"), Some(errno)),
+        })?;
         let namespace = Self {
             init: Arc::new(Process::unguarded(child)),
             pipe,
