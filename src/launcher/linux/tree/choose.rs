@@ -11,7 +11,7 @@ use super::super::guard::Helper;
 use super::super::request::Request;
 use super::super::spawner::Made;
 use super::cgroup::{self, Cgroup, Why};
-use super::{Namespace, Tree};
+use super::{Namespace, Tree, marks};
 use crate::sys::linux as sys;
 
 /// What is asked for.
@@ -134,6 +134,10 @@ fn make(containment: Containment, wish: &Wish<'_>, means: &impl Means) -> Result
             Some(make_namespace(false, wish, means)?)
         }
         Containment::UserNamespace => Some(make_namespace(true, wish, means)?),
+        Containment::TreeBestEffort => {
+            marks::can_walk()?;
+            None
+        }
         _ => None,
     };
     let (cgroup, name) = if containment == Containment::Cgroup || wish.cgroup.is_some() {

@@ -6,8 +6,21 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
+use nix::errno::Errno;
+
 use super::super::protocol::{MARK, Name};
+use super::cgroup::Why;
 use crate::sys::linux as sys;
+
+/// Whether a walk would find anybody: with a `/proc` that is hidden (none is mounted, another file system over it) it
+/// finds nobody, and everybody lives on.
+pub(super) fn can_walk() -> Result<(), Why> {
+    let readable = fs::read_dir("/proc").and_then(|_| File::open("/proc/self/environ"));
+    readable.map(drop).map_err(|error| {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        ("/proc does not show processes".to_owned(), errno)
+    })
+}
 
 /// SIGKILL to all that one walk finds.
 pub(super) fn kill(name: &Name) {
