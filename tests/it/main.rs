@@ -29,6 +29,7 @@ mod support;
 
 mod arming;
 mod captives;
+mod degraded;
 mod examples;
 mod generated;
 mod grammar;
@@ -62,6 +63,7 @@ fn main() {
     // Each module of tests adds its own.
     trials.extend(arming::tests());
     trials.extend(captives::tests());
+    trials.extend(degraded::tests());
     trials.extend(examples::tests());
     trials.extend(generated::tests());
     trials.extend(grammar::tests());

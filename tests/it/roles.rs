@@ -19,6 +19,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
     match name.to_str() {
         Some("captive") => captive::run(),
         Some("captives") => crate::captives::role(&args),
+        Some("degraded") => crate::degraded::role(&args),
         Some("launcher") => launcher::launch(&args),
         Some("denied") => launcher::denied(&args),
         Some("examples-launcher") => examples::launcher(&args),
