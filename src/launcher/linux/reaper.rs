@@ -86,7 +86,7 @@ impl Reaper {
         let set = sys::epoll()?;
         sys::epoll_add_as(set.as_fd(), wake.as_fd(), WAKE)?;
         // Tried here: the thread could tell nobody that a filter refuses it.
-        sys::probe_epoll_wait(set.as_fd())?;
+        sys::epoll_wait_ids::<1>(set.as_fd(), 0).map(drop)?;
         let own = Arc::clone(&wake);
         // As for the spawners: every signal is for the launcher's own threads.
         let mask = sys::set_signal_mask(sys::ALL_BUT_THE_LIBRARYS)?;
