@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
         PIDS,
         with_processes_hands_on,
     ),
-    ("cgroup-threaded", PIDS, threaded),
+    ("cgroup-threaded-by-controllers", PIDS, threaded),
     (
         "cgroup-threaded-in-the-captive's",
         PIDS,
