@@ -82,7 +82,7 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.4, x86-64 and aarch64 (the latter is type-checked, and was never run). Elsewhere [`Command::spawn`] is
+//! Linux 5.4, x86-64 and aarch64 (the latter is run in a guest; `docs/platforms.md`). Elsewhere [`Command::spawn`] is
 //! [`SpawnError::Unsupported`].
 
 #![cfg_attr(

@@ -19,6 +19,11 @@
 //! directory of its own (`unshare(CLONE_FS)`), which a chroot does not reach. Where a change fails in
 //! some threads and not in others, the C library aborts the process (glibc). A target of uid 0 is
 //! refused: that drops nothing.
+//!
+//! # Platforms
+//!
+//! Linux: tested, every thread is read. FreeBSD, macOS, NetBSD, OpenBSD, DragonFly: written, never run; credentials are the
+//! process's there, so its ids are read, and root is tried.
 
 mod error;
 mod identity;

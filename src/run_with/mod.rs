@@ -5,6 +5,10 @@
 //! by making one. The promise of the option string: what is accepted means what it means to QEMU;
 //! what QEMU refuses is refused; what is refused *here only* is listed in `docs/options.md`, and a
 //! test holds that list against the real program.
+//!
+//! # Platforms
+//!
+//! Linux: tested. FreeBSD, macOS, NetBSD, OpenBSD, DragonFly: written, never run; `async-teardown=on` is an error there.
 
 mod display;
 mod error;

@@ -151,8 +151,9 @@ const PLATFORMS: &str = "\
 Linux 5.3 or later for `exit-with-parent=on`, 5.8 for `--tree` (5.14 with a cgroup), any for `--exec`. Before 5.9 (close_range) descriptors \
 are closed one by one, for which /proc is needed. Before 6.9 the guard, when it has to act because \
 `run-with` was killed, reaches the command but not the command's process group. `run-with \
---mechanisms` says what there is. The program has not been written for other systems; the library \
-has.";
+--mechanisms` says what there is. On FreeBSD, macOS, NetBSD, OpenBSD and DragonFly it has *never been run*: \
+there is no `--server`; `--tree` on FreeBSD alone, and it does not outlive `run-with`; `--exec` with \
+`exit-with-parent=on` on FreeBSD alone.";
 
 const NOT_GUARANTEED: &str = "\
 Descendants :: Without `--tree` the command ends, and with SIGKILL its process group if it leads one. \
