@@ -69,8 +69,10 @@ impl Need {
 
 fn group_signal() -> bool {
     let all_of_a_group = 4; // PIDFD_SIGNAL_PROCESS_GROUP
-    super::Witness::of(std::process::id() as i32)
-        .is_ok_and(|own| own.try_signal(0, all_of_a_group).is_ok())
+    let tried = super::Witness::of(std::process::id() as i32)
+        .and_then(|own| own.try_signal(0, all_of_a_group));
+    // ESRCH: we lead no group. EINVAL: the flag is not known.
+    tried.map_or_else(|error| error.raw_os_error() == Some(libc::ESRCH), |()| true)
 }
 
 /// What the usual three settings say; a kernel does not have them all.
