@@ -52,11 +52,17 @@ mod transparency;
 mod tree;
 
 use libtest_mimic::{Arguments, Trial};
+use nix::sys::signal::{SigHandler, Signal};
 
 fn main() {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == "--role") {
         std::process::exit(roles::run(args));
+    }
+    // What is run in the background by a shell ignores these, and so would all that the tests start.
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: no handler is installed.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.expect("a default");
     }
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
