@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
     ("tree-without-pid-namespaces", CGROUP, by_cgroup),
     ("tree-of-nothing-as-root", CGROUP, nothing_as_root),
     ("tree-of-nothing-as-a-user", ROOT, nothing_as_a_user),
-    ("tree-of-a-bad-command", ROOT, bad_command),
+    ("tree-of-a-bad-command", CGROUP, bad_command),
     ("autokill", ROOT, autokill),
 ];
 

@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
     ("setns-enosys", ROOT, || without_setns(libc::ENOSYS)),
     ("setns-eperm", ROOT, || without_setns(libc::EPERM)),
     ("pid-namespaces-enospc", ROOT, no_more_namespaces),
-    ("memfd-denied", ROOT, without_memfd),
+    ("memfd-denied", CGROUP, without_memfd),
     ("flock-denied", CGROUP, without_locks),
     ("init-killed", ROOT, init_killed),
     ("maker-killed-before-it-makes", ROOT, || {
@@ -123,9 +123,6 @@ fn without_memfd() -> Outcome {
         "{missing:?}"
     );
     for containment in [Containment::Cgroup, Containment::TreeBestEffort] {
-        if containment == Containment::Cgroup && own_cgroup().is_err() {
-            continue;
-        }
         let error = refused(&mut contained(Command::new("true"), containment))?;
         ensure!(error.step() == Some(&SpawnStep::HelperProgram), "{error:?}");
         nothing_left()?;
