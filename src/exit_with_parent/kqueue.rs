@@ -36,27 +36,22 @@
 
 use std::mem::ManuallyDrop;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::{self as nix_signal, SigSet, SigmaskHow};
+use nix::sys::signal as nix_signal;
 use nix::unistd::Pid;
 
 use super::asked::{self, Asked};
-use super::known::{self, Who, pid_of, still_parent};
-use super::pipe;
-use super::watcher::{Process, Watcher};
+use super::known::{self, pid_of, still_parent};
+use super::queued::Parent;
+use super::watcher::{self, Process, Watcher};
 use super::{
     Action, ArmError, ArmStep, Expected, Known, Limit, Mechanism, ParentExited, Report, Request,
     Scope, Signal,
 };
-use crate::sys::event_source::Interest;
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
@@ -69,9 +64,6 @@ cfg_if::cfg_if! {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
-
-/// ESRCH for who may not be seen: p_cansee() in filt_procattach(), sys/kern/kern_event.c.
-const MAY_BE_HIDDEN: bool = cfg!(target_os = "freebsd");
 
 pub(super) fn is_supported() -> bool {
     true
@@ -104,7 +96,7 @@ impl Armed {
     }
 
     pub(super) fn known(&self) -> Known {
-        self.watch.parent.known
+        self.watch.parent.known()
     }
 
     pub(super) fn report(&self) -> Report {
@@ -146,7 +138,7 @@ impl Armed {
 
     pub(super) fn rearm(&mut self) -> Result<(), ArmError> {
         if !self.is_ours() {
-            let Some(pipe) = &self.watch.parent.pipe else {
+            let Some(pipe) = self.watch.parent.pipe() else {
                 return Err(ArmError::ForkedChild(Mechanism::Kqueue));
             };
             let step = ArmStep::ParentFd(pipe.as_raw_fd());
@@ -183,54 +175,6 @@ impl Armed {
     }
 }
 
-/// Who is watched.
-#[derive(Debug)]
-struct Parent {
-    known: Known,
-    /// The read end that the caller gave, in place of a pid.
-    pipe: Option<OwnedFd>,
-}
-
-impl Parent {
-    fn find(expected: Expected) -> Result<Self, ArmError> {
-        let (known, pipe) = match expected {
-            Expected::Unsaid => (Known::Unsaid(known::unsaid_parent()?), None),
-            Expected::Pid(pid) => (Known::Expected(pid), None),
-            Expected::Fd(fd) => {
-                pipe::check_read_end(fd.as_fd())?;
-                let step = ArmStep::ParentFd(fd.as_raw_fd());
-                close_on_exec(&fd).map_err(ArmError::os(step))?;
-                (Known::Descriptor, Some(fd))
-            }
-        };
-        still_parent(known)?;
-        Ok(Self { known, pipe })
-    }
-
-    /// What is registered.
-    fn end(&self) -> Interest<'_> {
-        match &self.pipe {
-            Some(pipe) => Interest::Closed(pipe.as_fd()),
-            None => Interest::Exit(
-                pid_of(self.known)
-                    .and_then(|pid| i32::try_from(pid).ok())
-                    .unwrap_or(0),
-            ),
-        }
-    }
-
-    fn who(&self) -> Who {
-        Who {
-            known: self.known,
-            step: match &self.pipe {
-                Some(pipe) => ArmStep::ParentFd(pipe.as_raw_fd()),
-                None => ArmStep::Register(pid_of(self.known).unwrap_or(0)),
-            },
-            may_be_hidden: MAY_BE_HIDDEN,
-        }
-    }
-}
-
 /// Shared by the handle and the thread.
 #[derive(Debug)]
 struct Watch {
@@ -255,7 +199,7 @@ impl Watch {
         let who = parent.who();
         let queue = || Queue::new().map_err(ArmError::os(who.step));
         let queues = [queue()?, queue()?];
-        let (end, current) = (parent.end(), known::current);
+        let (end, current) = (parent.interest(), known::current);
         let (watcher, asked) = asked::arm(who, current, queues, end, stopped.as_fd())?;
         let watch = Arc::new(Self {
             parent,
@@ -270,29 +214,17 @@ impl Watch {
 
     fn spawn(self: &Arc<Self>, action: Action) -> Result<(), ArmError> {
         let event = ParentExited {
-            pid: pid_of(self.parent.known),
+            pid: pid_of(self.parent.known()),
         };
         let watch = Arc::clone(self);
-        // The thread must never run a handler of the program's: it is born with all signals blocked.
-        let before = SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map_err(ArmError::os(ArmStep::Thread))?;
-        let spawned = thread::Builder::new()
-            .name("exit-with-parent".to_owned())
-            .spawn(move || watch.watcher.run(&OwnProcess, &action, event));
-        let restored = before.thread_set_mask();
-        spawned.map(drop).map_err(|errno| ArmError::Os {
-            step: ArmStep::Thread,
-            errno,
-        })?;
-        restored.map_err(ArmError::os(ArmStep::Thread))
+        watcher::spawn(move || watch.watcher.run(&OwnProcess, &action, event))
     }
 
     fn is_parent_gone(&self) -> bool {
         // Where the program has closed the queue, what can be said is who our parent is, and that
         // somebody watches.
         self.asked.is_gone().unwrap_or_else(|_| {
-            !self.asked.binding().is_watched() || still_parent(self.parent.known).is_err()
+            !self.asked.binding().is_watched() || still_parent(self.parent.known()).is_err()
         })
     }
 }
@@ -308,16 +240,4 @@ impl Process for OwnProcess {
             let _ = nix_signal::kill(Pid::this(), named);
         }
     }
-
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn sleep(&self, time: Duration) {
-        thread::sleep(time);
-    }
-}
-
-fn close_on_exec(fd: impl AsFd) -> Result<(), Errno> {
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop)
 }

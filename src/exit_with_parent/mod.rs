@@ -68,6 +68,7 @@ cfg_if::cfg_if! {
         mod kqueue;
         mod pipe;
         mod primitive;
+        mod queued;
         mod watcher;
         use freebsd as platform;
     } else if #[cfg(any(
@@ -82,6 +83,7 @@ cfg_if::cfg_if! {
         mod kqueue;
         mod pipe;
         mod primitive;
+        mod queued;
         mod watcher;
         use kqueue as platform;
     } else {
@@ -97,6 +99,8 @@ mod asked;
 mod kqueue;
 #[cfg(all(test, target_os = "linux"))]
 mod orderings;
+#[cfg(all(any(test, all(feature = "cli", captive_stand_in)), target_os = "linux"))]
+mod queued;
 
 cfg_if::cfg_if! {
     if #[cfg(all(
@@ -110,7 +114,6 @@ cfg_if::cfg_if! {
             target_os = "dragonfly",
         )
     ))] {
-        mod queued;
         pub(crate) use queued::Parent;
     } else if #[cfg(all(feature = "cli", target_os = "linux"))] {
         pub(crate) use platform::Parent;

@@ -6,12 +6,14 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::binding::Binding;
-use super::{Action, ParentExited};
+use super::{Action, ArmError, ArmStep, ParentExited};
 use crate::sys::event_source::{Event, EventSource, Interest, Key};
 use crate::sys::signal::Signal;
 
@@ -24,9 +26,32 @@ const STOP: Key = Key(0x7374_6f70);
 pub(super) trait Process {
     /// Sends a signal to this process, so that it ends even where signals are dropped (pid 1).
     fn signal_self(&self, signal: Signal);
-    fn now(&self) -> Instant;
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
     /// Lets time pass.
-    fn sleep(&self, time: Duration);
+    fn sleep(&self, time: Duration) {
+        thread::sleep(time);
+    }
+}
+
+/// Starts the thread that runs a watch. It is born with all signals blocked: it must never run a handler of the
+/// program's.
+pub(super) fn spawn(run: impl FnOnce() + Send + 'static) -> Result<(), ArmError> {
+    let before = SigSet::all()
+        .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+        .map_err(ArmError::os(ArmStep::Thread))?;
+    let spawned = thread::Builder::new()
+        .name("exit-with-parent".to_owned())
+        .spawn(run);
+    let restored = before.thread_set_mask();
+    spawned.map(drop).map_err(|errno| ArmError::Os {
+        step: ArmStep::Thread,
+        errno,
+    })?;
+    restored.map_err(ArmError::os(ArmStep::Thread))
 }
 
 /// Which registration was refused.

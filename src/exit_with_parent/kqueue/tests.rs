@@ -4,11 +4,14 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
+use super::super::known::Who;
 use super::*;
-use crate::sys::event_source::{EventSource, Key};
+use crate::sys::event_source::{EventSource, Interest, Key};
 
 /// Long enough for whatever is to come.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -113,7 +116,7 @@ fn the_exit_of_a_process() {
     let who = Who {
         known: Known::Unsaid(pid),
         step: ArmStep::Register(pid),
-        may_be_hidden: MAY_BE_HIDDEN,
+        may_be_hidden: false,
     };
     let exit = || Interest::Exit(i32::try_from(pid).unwrap());
     let (stop, stopped) = UnixStream::pair().unwrap();

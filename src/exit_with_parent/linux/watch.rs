@@ -3,16 +3,14 @@
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::Parent;
 use crate::exit_with_parent::binding::Binding;
 use crate::exit_with_parent::known;
-use crate::exit_with_parent::watcher::{Process, Refused, Watcher};
+use crate::exit_with_parent::watcher::{self, Process, Refused, Watcher};
 use crate::exit_with_parent::{Action, ArmError, ArmStep, ParentExited, Signal};
 use crate::sys::event_source::{Event, EventSource, Interest};
 use crate::sys::linux as sys;
@@ -43,32 +41,18 @@ impl Watch {
         let shared = Arc::clone(&binding);
         let event = ParentExited { pid: parent.pid() };
         let (ready, is_ready) = crossbeam_channel::bounded(1);
-        // The thread must never run a handler of the program's: it is born with all signals blocked.
-        let mut before = SigSet::empty();
-        SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map(|mask| before = mask)
-            .map_err(ArmError::os(ArmStep::Thread))?;
-        let spawned = thread::Builder::new()
-            .name("exit-with-parent".to_owned())
-            .spawn(move || {
-                let own_table = fds.leave_the_programs_descriptors();
-                match fds.register(shared) {
-                    Ok(watcher) => {
-                        let _ = ready.send(Ok((sys::gettid(), own_table)));
-                        watcher.run(&OwnProcess, &action, event);
-                    }
-                    Err(errno) => {
-                        let _ = ready.send(Err(errno));
-                    }
+        watcher::spawn(move || {
+            let own_table = fds.leave_the_programs_descriptors();
+            match fds.register(shared) {
+                Ok(watcher) => {
+                    let _ = ready.send(Ok((sys::gettid(), own_table)));
+                    watcher.run(&OwnProcess, &action, event);
                 }
-            });
-        let restored = before.thread_set_mask();
-        spawned.map_err(|errno| ArmError::Os {
-            step: ArmStep::Thread,
-            errno,
+                Err(errno) => {
+                    let _ = ready.send(Err(errno));
+                }
+            }
         })?;
-        restored.map_err(ArmError::os(ArmStep::Thread))?;
         let (thread, own_table) = is_ready
             .recv()
             .unwrap_or(Err(Errno::ESRCH))
@@ -183,14 +167,6 @@ impl WatcherFds {
 struct OwnProcess;
 
 impl Process for OwnProcess {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn sleep(&self, time: Duration) {
-        thread::sleep(time);
-    }
-
     fn signal_self(&self, signal: Signal) {
         // The init of a PID namespace drops signals at their default disposition, SIGKILL from
         // inside included (pid_namespaces(7)): what would have ended it ends it by hand. One that
