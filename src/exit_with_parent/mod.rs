@@ -99,6 +99,8 @@ mod asked;
 mod kqueue;
 #[cfg(all(test, target_os = "linux"))]
 mod orderings;
+// The stand-in's run-with uses a part.
+#[cfg_attr(captive_stand_in, allow(dead_code))]
 #[cfg(all(any(test, all(feature = "cli", captive_stand_in)), target_os = "linux"))]
 mod queued;
 

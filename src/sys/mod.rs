@@ -1,6 +1,8 @@
 //! What the parts share of the system: signals by name and number, what a process waits for, and system
 //! calls that can be made between `fork` or `clone` and `exec`.
 
+#[cfg(any(feature = "cli", feature = "launcher"))]
+pub(crate) mod change;
 #[cfg(feature = "cli")]
 pub(crate) mod inherited;
 #[cfg(feature = "cli")]
@@ -15,6 +17,10 @@ cfg_if::cfg_if! {
         #[cfg(any(feature = "cli", feature = "launcher"))]
         pub(crate) mod exec;
         pub(crate) mod linux;
+        // run-with uses a part; the rest is for the launcher.
+        #[allow(dead_code)]
+        #[cfg(captive_stand_in)]
+        mod posix;
         #[cfg(captive_stand_in)]
         pub(crate) mod stand_in;
 
@@ -37,6 +43,10 @@ cfg_if::cfg_if! {
         #[allow(dead_code)]
         #[cfg(any(feature = "cli", feature = "launcher"))]
         pub(crate) mod exec;
+        // run-with uses a part; the rest is for the launcher.
+        #[allow(dead_code)]
+        #[cfg(any(feature = "cli", feature = "launcher"))]
+        mod posix;
 
         #[cfg(any(feature = "cli", feature = "launcher"))]
         use bsd::execve;

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
@@ -139,38 +139,6 @@ pub(crate) fn chdir(path: &CStr) -> Result<(), Errno> {
     Errno::result(unsafe { libc::chdir(path.as_ptr()) }).map(drop)
 }
 
-/// The signals that a thread blocks, to be put back.
-#[derive(Clone, Copy)]
-pub(crate) struct SignalMask(libc::sigset_t);
-
-impl std::fmt::Debug for SignalMask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SignalMask")
-    }
-}
-
-/// Blocks every signal that can be, and says what was blocked; pthread_sigmask(3).
-pub(crate) fn block_all_signals() -> Result<SignalMask, Errno> {
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the whole set is written.
-    unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: reads one set, which has been written, and writes the other.
-    let answer =
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
-    match answer {
-        // SAFETY: written by the call; and all zeroes is a set as well.
-        0 => Ok(SignalMask(unsafe { before.assume_init() })),
-        errno => Err(Errno::from_raw(errno)),
-    }
-}
-
-/// Blocks what was blocked before.
-pub(crate) fn restore_signal_mask(mask: &SignalMask) {
-    // SAFETY: reads one set, and writes none.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };
-}
-
 /// Blocks the signals of the set, bit n-1 for signal n, and no other.
 pub(crate) fn set_signal_mask(set: u64) -> Result<(), Errno> {
     let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
@@ -269,14 +237,4 @@ pub(crate) unsafe fn execve(
     // SAFETY: the caller's promise.
     unsafe { libc::execve(path, argv, envp) };
     Errno::last()
-}
-
-/// Writes to a pipe or a socket of the child's; write(2).
-pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
-    nix::unistd::write(fd, bytes)
-}
-
-/// Reads; read(2).
-pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
-    nix::unistd::read(fd, bytes)
 }

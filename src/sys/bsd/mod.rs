@@ -14,7 +14,7 @@ pub(crate) use queue::Queue;
 
 cfg_if::cfg_if! {
     if #[cfg(any(feature = "cli", feature = "launcher"))] {
-        // Each of the two uses a part.
+        // run-with uses a part; the rest is for the launcher.
         #[allow(dead_code)]
         mod child;
         #[allow(dead_code)]
@@ -26,7 +26,8 @@ cfg_if::cfg_if! {
         #[allow(dead_code)]
         mod socket;
 
-        // Each of the two uses a part.
+        #[allow(unused_imports)]
+        pub(crate) use super::posix::*;
         #[allow(unused_imports)]
         pub(crate) use {child::*, process::*, reap::*, socket::*};
     }

@@ -18,10 +18,12 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 
-use super::child::{SignalMask, block_all_signals, reset_dispositions, restore_signal_mask};
-use super::process::{getpid, kill};
+use super::child::reset_dispositions;
+use super::process::getpid;
 use super::queue::Queue;
+pub(crate) use crate::sys::change::Change;
 use crate::sys::event_source::{EventSource, Interest, Key};
+use crate::sys::posix::{SignalMask, block_all_signals, kill, restore_signal_mask};
 
 /// A signal that was sent to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,39 +201,6 @@ pub(crate) fn die_of(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     let _ = kill(getpid(), signal);
     with_unblocked(signal);
-}
-
-/// What happened to a child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It exited with this status.
-    Exited(i32),
-    /// This signal killed it.
-    Killed(i32),
-    /// This signal stopped it.
-    Stopped(i32),
-    /// SIGCONT resumed it.
-    Continued,
-}
-
-/// The next thing that happened to the child with this pid, or to any child (`None`; on FreeBSD but those with a process
-/// descriptor): its pid and what. An ended child is reaped. `None` if nothing has, or there is no such child.
-pub(crate) fn next_change(child: Option<i32>) -> Option<(i32, Change)> {
-    let options = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
-    let mut status = 0;
-    // SAFETY: the kernel writes one int.
-    let pid = unsafe { libc::waitpid(child.unwrap_or(-1), &raw mut status, options) };
-    // First: on some of them it is like a stop.
-    let change = if libc::WIFCONTINUED(status) {
-        Change::Continued
-    } else if libc::WIFSTOPPED(status) {
-        Change::Stopped(libc::WSTOPSIG(status))
-    } else if libc::WIFEXITED(status) {
-        Change::Exited(libc::WEXITSTATUS(status))
-    } else {
-        Change::Killed(libc::WTERMSIG(status))
-    };
-    (pid > 0).then_some((pid, change))
 }
 
 /// Whether the kernel can send a process a signal when its parent ends: [`arm_parent_death`](super::arm_parent_death).

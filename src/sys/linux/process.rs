@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicI32;
 
 use nix::errno::Errno;
 
+pub(crate) use crate::sys::change::Change;
+
 use super::{ERRNO_FREE, GuardedStack, StackError, fd_arg, int_arg, plain, syscall};
 
 /// What a child made by [`clone_running`] shares with us.
@@ -144,19 +146,6 @@ pub(crate) fn getpgid(pid: i32) -> Result<i32, Errno> {
 /// The session of `pid`; getsid(2).
 pub(crate) fn getsid(pid: i32) -> Result<i32, Errno> {
     plain(libc::SYS_getsid, [int_arg(pid), 0, 0, 0, 0, 0]).map(|session| session as i32)
-}
-
-/// What happened to a child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It exited with this status.
-    Exited(i32),
-    /// This signal killed it.
-    Killed(i32),
-    /// This signal stopped it.
-    Stopped(i32),
-    /// SIGCONT resumed it.
-    Continued,
 }
 
 /// The next thing that happened to any child: its pid and what. `None` if nothing has; ECHILD if

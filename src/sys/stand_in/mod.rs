@@ -27,6 +27,7 @@ mod supervise;
 
 pub(crate) use crate::sys::linux::Epoll as Queue;
 pub(crate) use crate::sys::linux::execve;
+pub(crate) use crate::sys::posix::*;
 #[cfg(feature = "cli")]
 pub(crate) use supervise::*;
 pub(crate) use {child::*, process::*, reap::*, socket::*};

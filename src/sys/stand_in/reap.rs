@@ -6,8 +6,9 @@ use std::fs;
 use nix::errno::Errno;
 
 use super::is_freebsd;
-use super::process::{getpid, kill};
+use super::process::getpid;
 use crate::sys::linux as sys;
+use crate::sys::posix::kill;
 
 pub(crate) fn has_reapers() -> bool {
     is_freebsd()

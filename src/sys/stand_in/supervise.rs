@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use nix::errno::Errno;
 
 use super::{Queue, is_freebsd};
+pub(crate) use crate::sys::change::Change;
 use crate::sys::event_source::{EventSource, Interest, Key};
 use crate::sys::linux as sys;
-pub(crate) use crate::sys::linux::{Change, Received};
+pub(crate) use crate::sys::linux::Received;
 
 /// The signals of this process, all blocked, and how they were before.
 #[derive(Debug)]
@@ -75,25 +76,6 @@ fn with_unblocked(signal: i32) {
     let _ = sys::kill(sys::getpid(), signal);
     let _ = sys::set_signal_mask(sys::ALL_SIGNALS & !(1 << (signal - 1)));
     let _ = sys::set_signal_mask(sys::ALL_SIGNALS);
-}
-
-/// A wait for any returns the children with a process descriptor as well.
-pub(crate) fn next_change(child: Option<i32>) -> Option<(i32, Change)> {
-    let options = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
-    let mut status = 0;
-    // SAFETY: the kernel writes one int.
-    let pid = unsafe { libc::waitpid(child.unwrap_or(-1), &raw mut status, options) };
-    // First: on some of them it is like a stop.
-    let change = if libc::WIFCONTINUED(status) {
-        Change::Continued
-    } else if libc::WIFSTOPPED(status) {
-        Change::Stopped(libc::WSTOPSIG(status))
-    } else if libc::WIFEXITED(status) {
-        Change::Exited(libc::WEXITSTATUS(status))
-    } else {
-        Change::Killed(libc::WTERMSIG(status))
-    };
-    (pid > 0).then_some((pid, change))
 }
 
 pub(crate) fn has_parent_death_signal() -> bool {
