@@ -52,8 +52,19 @@ const MODE: Mode = Mode::S_IRWXU.union(Mode::S_IXGRP).union(Mode::S_IXOTH);
 const TRIES: u32 = 100;
 
 impl Cgroup {
-    /// Makes one below `base`; the second is the number in its name.
+    /// Makes one below our own, `base`; the second is the number in its name.
     pub(super) fn make(base: &Path) -> Result<(Self, u64), Why> {
+        // Whoever may write there may move processes from it to what is below it.
+        Self::make_by(base, Some(&base.join(PROCS)))
+    }
+
+    /// The same below another.
+    pub(super) fn make_below(base: &Path) -> Result<(Self, u64), Why> {
+        Self::make_by(base, way_to(base).as_deref())
+    }
+
+    /// `way`: see [`way_to`].
+    fn make_by(base: &Path, way: Option<&Path>) -> Result<(Self, u64), Why> {
         let failed = |what: &Path| {
             let what = what.display().to_string();
             move |errno: Errno| (what, Some(errno))
@@ -76,7 +87,7 @@ impl Cgroup {
             match lock(&parent, &name) {
                 Ok(Some(directory)) => {
                     let cgroup = Self { directory, name };
-                    if let Err(why) = cgroup.can_hold(base, &path) {
+                    if let Err(why) = cgroup.can_hold(base, &path, way) {
                         cgroup.remove();
                         return Err(why);
                     }
@@ -98,7 +109,7 @@ impl Cgroup {
 
     /// Whether a process of ours can enter it, and be ended there. What the kernel asks when one is born there or moved:
     /// cgroup_attach_permissions and cgroup_migrate_vet_dst in kernel/cgroup/cgroup.c.
-    fn can_hold(&self, base: &Path, path: &Path) -> Result<(), Why> {
+    fn can_hold(&self, base: &Path, path: &Path, way: Option<&Path>) -> Result<(), Why> {
         let kill = "cgroup.kill";
         // Not where the version is another, nor before Linux 5.14.
         nix::sys::stat::fstatat(self, kill, AtFlags::empty())
@@ -111,9 +122,9 @@ impl Cgroup {
             );
             return Err((what, Some(Errno::EOPNOTSUPP)));
         }
-        match way_to(base) {
+        match way {
             Some(way) => {
-                may_write(&way).map_err(|errno| (format!("writing {}", way.display()), Some(errno)))
+                may_write(way).map_err(|errno| (format!("writing {}", way.display()), Some(errno)))
             }
             // It is not known, and the kernel will say.
             None => Ok(()),

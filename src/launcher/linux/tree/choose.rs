@@ -177,6 +177,7 @@ fn make_cgroup(wish: &Wish<'_>) -> Result<(Cgroup, u64), Why> {
     let base = base(wish)?;
     if wish.cgroup.is_some() {
         cgroup::sweep_given(&base);
+        return Cgroup::make_below(&base);
     }
     Cgroup::make(&base)
 }
