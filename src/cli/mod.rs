@@ -29,25 +29,15 @@ mod flags;
 mod generate;
 mod given;
 mod help;
+mod machine;
 mod mechanisms;
 mod program;
 mod replace;
 mod server;
 mod status;
 mod systemd;
+mod terminal;
 mod words;
-
-// The supervisor's decisions where it is written with kqueue; tested on every system.
-#[cfg(any(
-    test,
-    captive_stand_in,
-    target_os = "freebsd",
-    target_os = "macos",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly",
-))]
-mod machine;
 
 cfg_if::cfg_if! {
     if #[cfg(any(

@@ -24,19 +24,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::super::machine::PATIENCE;
+use super::super::machine::{Ending, PATIENCE};
 use super::supervisor::Page;
 use super::sys::{self, Child, OnClose, Queue};
 use crate::exit_with_parent::{Parent, Signal};
 use crate::sys::event_source::{Event, EventSource, Interest, Key};
-
-/// What is done to the command when the parent is gone.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ending {
-    pub(super) signal: Signal,
-    /// `None`: never.
-    pub(super) kill_after: Option<Duration>,
-}
 
 /// The guard as run-with knows it.
 #[derive(Debug)]

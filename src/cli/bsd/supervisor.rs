@@ -2,20 +2,20 @@
 //!
 //! One thread, one loop; every signal stays blocked.
 
-use std::fs::File;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::{Pid, getpgid, getpgrp, getsid, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{Pid, getpgid, getpgrp, getsid};
 
 use super::super::args::{Invocation, TreeBy};
 use super::super::given::{Given, expected_parent};
-use super::super::machine::{Action, End, Facts, Input, Machine, Sender, Setup, Time};
+use super::super::machine::{Action, End, Ending, Facts, Input, Machine, Sender, Setup, Time};
 use super::super::program::Program;
 use super::super::status::{Event as Told, Pidfile, StatusFd};
+use super::super::terminal::{foreground_group, give_terminal_to};
 use super::super::words::Words;
 use super::super::{Failure, say};
-use super::guard::{self, Ending, Guard};
+use super::guard::{self, Guard};
 use super::spawn::{Command, Starting, spawn};
 use super::sys::{self, Change, Queue, Received, Signals};
 use crate::exit_with_parent::{ArmError, Parent};
@@ -215,27 +215,13 @@ impl Supervisor {
         self.tell(Input::Ending);
     }
 
-    /// What is so now.
-    fn facts(&self) -> Facts {
-        let group = getpgrp();
-        let own = Pid::from_raw(sys::getpid());
-        let command = Pid::from_raw(self.command.pid);
-        Facts {
-            now: self.since.elapsed(),
-            own_group: group.as_raw(),
-            command_group: getpgid(Some(command)).ok().map(Pid::as_raw),
-            foreground: File::open("/dev/tty")
-                .ok()
-                .and_then(|terminal| tcgetpgrp(terminal).ok())
-                .map(Pid::as_raw),
-            leads_session: getsid(None) == Ok(own),
-        }
-    }
-
     /// Tells the machine that something has happened, and does what that decides.
     fn tell(&mut self, input: Input) {
-        let facts = self.facts();
-        for action in self.machine.step(input, &facts) {
+        let now = Now {
+            since: self.since,
+            command: self.command.pid,
+        };
+        for action in self.machine.step(input, &now) {
             self.act(action);
         }
     }
@@ -477,6 +463,35 @@ impl Supervisor {
     }
 }
 
+/// What is so now.
+struct Now {
+    since: Instant,
+    command: i32,
+}
+
+impl Facts for Now {
+    fn now(&self) -> Time {
+        self.since.elapsed()
+    }
+
+    fn own_group(&self) -> i32 {
+        getpgrp().as_raw()
+    }
+
+    fn command_group(&self) -> Option<i32> {
+        let command = Pid::from_raw(self.command);
+        getpgid(Some(command)).ok().map(Pid::as_raw)
+    }
+
+    fn foreground(&self) -> Option<i32> {
+        foreground_group()
+    }
+
+    fn leads_session(&self) -> bool {
+        getsid(None) == Ok(Pid::from_raw(sys::getpid()))
+    }
+}
+
 /// Who sent a signal, as far as the system says.
 fn sender(received: Received) -> Sender {
     match received {
@@ -553,12 +568,5 @@ fn clear_tree(guard: &mut Option<Guard>) -> bool {
             return false;
         }
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Gives our terminal to a process group; SIGTTOU, which could stop us, is blocked.
-fn give_terminal_to(group: i32) {
-    if let Ok(terminal) = File::open("/dev/tty") {
-        let _ = tcsetpgrp(&terminal, Pid::from_raw(group));
     }
 }

@@ -27,24 +27,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::super::machine::{Ending, PATIENCE};
 use super::page::Page;
 use super::tree::Holds;
 use crate::exit_with_parent::{Parent, Signal};
 use crate::sys::linux::{self as sys, Share, Shared};
 
-/// How long run-with may take to act on the parent's exit before the guard does.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
-
 /// How long a command may take to end after SIGKILL before the rest of its tree has its turn, and that to end.
 pub(super) const TREE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What is done to the command when the parent is gone.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ending {
-    pub(super) signal: Signal,
-    /// `None`: never.
-    pub(super) kill_after: Option<Duration>,
-}
 
 /// The guard as run-with knows it.
 #[derive(Debug)]

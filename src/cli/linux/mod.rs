@@ -5,7 +5,6 @@ use std::ffi::CStr;
 use crate::sys::linux as sys;
 
 mod guard;
-mod job_control;
 mod mechanisms;
 mod page;
 mod server;

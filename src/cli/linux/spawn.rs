@@ -42,11 +42,6 @@ impl Command {
             ));
         }
     }
-
-    /// Whether it is in run-with's own process group, as it was made.
-    pub(super) fn shares_our_group(&self) -> bool {
-        sys::getpgid(self.pid) == sys::getpgid(0)
-    }
 }
 
 /// A command that has not been seen to exec, and what is needed to say why it has not.

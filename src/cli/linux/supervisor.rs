@@ -1,24 +1,12 @@
-//! The supervisor: starts the command, passes signals on, ends the command when the parent is gone,
-//! and ends as the command did.
+//! The supervisor: starts the command, tells the machine ([`super::super::machine`], which has the table) what has
+//! happened, does what that decides, and ends as the command did.
 //!
-//! One thread, one loop, no handlers: every signal is blocked and read from a descriptor.
-//!
-//! | what happens | what is done |
-//! |---|---|
-//! | the command ends | the rest of its tree ends (`--tree`); its status is ours: exit, or death by the same signal without a core |
-//! | the command stops, without a terminal | nothing: who stopped it resumes it |
-//! | the command stops by a signal of job control, or by another in the foreground | run-with stops as well, so that the shell sees its job stopped |
-//! | the guard ends | another is started |
-//! | the parent exits | the signal and SIGCONT, once (see [`super::guard`]); after the grace SIGKILL |
-//! | SIGCONT, the command is stopped | the terminal to the command's group if that had it, and SIGCONT to the group it leads, or to the command |
-//! | SIGCONT otherwise | passed on to a command in another process group |
-//! | a terminal's signal, from the kernel | passed on to a command in another process group; a hang-up also if run-with leads the session, since then nobody else is told |
-//! | any other signal | passed on, unless the command sent it, or run-with itself |
+//! One thread, one loop, no handlers: every signal is blocked and read from a descriptor. Before it ends, the rest of the
+//! command's tree does (`--tree`).
 //!
 //! A command that shares run-with's process group gets what a process sends to the group from the
 //! sender and from run-with: no process can know that it was not sent to run-with alone.
 
-use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,31 +16,20 @@ use nix::errno::Errno;
 
 use super::super::args::Invocation;
 use super::super::given::{Given, expected_parent};
+use super::super::machine::{Action, End, Ending, Facts, Input, Machine, Sender, Setup, Time};
 use super::super::program::Program;
 use super::super::status::{Event, Pidfile, StatusFd};
+use super::super::terminal::{foreground_group, give_terminal_to};
 use super::super::{Failure, say};
-use super::guard::{self, Ending, Guard, PATIENCE, TREE_PATIENCE};
-use super::job_control::JobControl;
+use super::guard::{self, Guard, TREE_PATIENCE};
 use super::page::Page;
 use super::server::Server;
 use super::signals::{self, Signals};
 use super::spawn::{Command, Starting, spawn};
-use super::tree::{self, Holds, Tree};
+use super::tree::{self, Tree};
 use crate::exit_with_parent::Parent;
 use crate::run_with::Plan;
 use crate::sys::linux::{self as sys, Change, Received, Shared};
-
-/// What the kernel sends to the processes of a terminal. Anything else from the kernel (the alarm set
-/// before an exec, which a fork does not inherit) is for run-with alone.
-const TERMINAL_SIGNALS: [c_int; 7] = [
-    libc::SIGHUP,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGTSTP,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-    libc::SIGWINCH,
-];
 
 /// Runs the command to its end; the answer is the exit status.
 pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
@@ -73,45 +50,21 @@ pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
     })
 }
 
-/// How the command ended.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    Exited(c_int),
-    Killed(c_int),
-}
-
-/// What the end of run-with means for the command, and that of the parent, if it is bound to one.
-#[derive(Debug)]
-struct Binding {
-    parent: Option<Parent>,
-    ending: Ending,
-    /// None between one's end and the next one's start.
-    guard: Option<Guard>,
-    /// Before this, no other guard is started.
-    next_guard: Instant,
-    /// The parent is gone, and who is to send the signal has been settled.
-    gone: bool,
-    /// When to look whether it was sent, if the guard is to send it.
-    look_again: Option<Instant>,
-    /// When SIGKILL follows.
-    deadline: Option<Instant>,
-}
-
-/// How soon after a guard's start the next one may be started: whoever kills them all does not make
-/// run-with do nothing else.
-const GUARD_INTERVAL: Duration = Duration::from_millis(10);
-
 /// How often to look where the system refuses to wait.
 const BLIND: Duration = Duration::from_millis(10);
 
-/// When to try again if a guard could not be started.
-const GUARD_RETRY: Duration = Duration::from_secs(1);
-
 #[derive(Debug)]
 struct Supervisor {
+    since: Instant,
     signals: Rc<Signals>,
     page: Shared<Page>,
-    binding: Option<Binding>,
+    machine: Machine,
+    parent: Option<Parent>,
+    /// The machine has been told.
+    parent_gone: bool,
+    ending: Ending,
+    /// None between one's end and the next one's start, and where the command is bound to nothing.
+    guard: Option<Guard>,
     command: Command,
     tree: Option<Arc<Tree>>,
     /// Ended when it is dropped: the command has ended, or was never run.
@@ -120,8 +73,8 @@ struct Supervisor {
     starting: Option<Starting>,
     /// Why it has not, or could not be announced.
     failed: Option<Failure>,
-    job: JobControl,
-    forward: bool,
+    /// How the command has ended, once it has.
+    end: Option<End>,
     status: StatusFd,
     pidfile: Option<Pidfile>,
 }
@@ -162,39 +115,123 @@ impl Supervisor {
             _ => None,
         };
         let holds = tree.as_ref().map(|tree| tree.holds());
-        let mut binding = None;
+        let ending = Ending {
+            signal: invocation.signal,
+            kill_after: invocation.kill_after,
+        };
+        let mut guard = None;
         let launch = || {
             if bound {
-                binding = Some(Binding::new(invocation, parent, &page, holds)?);
+                let started = Guard::start(&page, parent.as_ref(), ending, holds);
+                guard = Some(started.map_err(no_guard)?);
             }
-            if binding.as_ref().is_some_and(Binding::parent_is_gone) {
+            if parent.as_ref().is_some_and(Parent::is_gone) {
                 return Err(Failure::own("the parent is gone"));
             }
             spawn(plan, program, &page, signals.original(), bound, holds)
         };
         let launched = launch();
         let (command, starting) = launched.inspect_err(|_| {
-            if let Some(guard) = binding.as_ref().and_then(|binding| binding.guard.as_ref()) {
+            if let Some(guard) = &guard {
                 guard.end();
             }
             if let Some(tree) = &tree {
                 tree.clear(TREE_PATIENCE);
             }
         })?;
+        let machine = Machine::new(Setup {
+            own_pid: sys::getpid(),
+            command: command.pid,
+            forward: invocation.forward,
+            guarded: bound,
+            kill_after: invocation.kill_after,
+            now: Time::ZERO,
+        });
         Ok(Self {
+            since: Instant::now(),
             signals,
             page,
-            binding,
+            machine,
+            parent,
+            parent_gone: false,
+            ending,
+            guard,
             command,
             tree,
             server,
             starting: Some(starting),
             failed: None,
-            job: JobControl::default(),
-            forward: invocation.forward,
+            end: None,
             status: StatusFd::new(given.status),
             pidfile,
         })
+    }
+
+    /// Tells the machine that something has happened, and does what that decides.
+    fn tell(&mut self, input: Input) {
+        let now = Now {
+            since: self.since,
+            command: self.command.pid,
+        };
+        for action in self.machine.step(input, &now) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let pid = self.command.pid;
+        match action {
+            Action::Send(signal) => self.command.send(signal),
+            Action::ResumeGroup => {
+                // The command has not been reaped: the number is its own.
+                let _ = sys::kill(-pid, libc::SIGCONT);
+            }
+            Action::GiveTerminal => give_terminal_to(pid),
+            Action::StopSelf => signals::stop_self(),
+            Action::TellParentGone => self.status.tell(Event::ParentExited),
+            Action::SignalUnlessClaimed => {
+                if self.page.claim_signal() {
+                    self.signal_parents_exit();
+                }
+            }
+            Action::SignalUnlessSent => {
+                if !self.page.is_signalled() {
+                    self.signal_parents_exit();
+                }
+            }
+            Action::Kill => guard::kill(self.command.pidfd.as_fd(), pid),
+            Action::StartGuard => self.start_guard(),
+            Action::LookAtCommand => self.look_at_the_children(),
+            Action::Finish(end) => self.end = Some(end),
+        }
+    }
+
+    fn signal_parents_exit(&self) {
+        let signal = self.ending.signal;
+        if let Err(errno @ Errno::EPERM) = guard::send(self.command.pidfd.as_fd(), signal) {
+            let pid = self.command.pid;
+            say(&format!(
+                "the parent is gone: {signal} to the command (pid {pid}): {errno}"
+            ));
+        }
+        self.page.set_signalled();
+    }
+
+    /// Starts another guard where one has ended.
+    fn start_guard(&mut self) {
+        let holds = self.tree.as_ref().map(|tree| tree.holds());
+        match Guard::start(&self.page, self.parent.as_ref(), self.ending, holds) {
+            Ok(guard) => {
+                self.guard = Some(guard);
+                self.tell(Input::GuardStarted);
+            }
+            Err(errno) => {
+                say(&format!(
+                    "the guard has ended and cannot be replaced yet: {errno}"
+                ));
+                self.tell(Input::GuardFailed);
+            }
+        }
     }
 
     /// Looks whether the command has exec'ed, or never will: the latter too if it has `ended`.
@@ -227,12 +264,10 @@ impl Supervisor {
     fn settle(&self) {
         let _ = sys::set_no_new_privs();
         let mut keep = vec![2, self.signals.raw_fd(), self.command.pidfd.as_raw_fd()];
-        if let Some(binding) = &self.binding {
-            if let Some(parent) = &binding.parent {
-                keep.push(parent.poll_fd().as_fd().as_raw_fd());
-            }
-            keep.extend(binding.guard.iter().flat_map(Guard::raw_fds));
+        if let Some(parent) = &self.parent {
+            keep.push(parent.poll_fd().as_fd().as_raw_fd());
         }
+        keep.extend(self.guard.iter().flat_map(Guard::raw_fds));
         if let Some(tree) = &self.tree {
             keep.extend(tree.holds().raw_fds());
         }
@@ -261,13 +296,13 @@ impl Supervisor {
     /// ended then as well.
     fn run(&mut self) -> Result<End, Failure> {
         loop {
-            let ended = self.read_signals();
-            self.look_at_the_start(ended.is_some());
-            if let Some(end) = ended {
+            self.read_signals();
+            self.look_at_the_start(self.end.is_some());
+            if let Some(end) = self.end {
                 return self.failed.take().map_or(Ok(end), Err);
             }
-            self.keep_guarded();
             self.look_at_the_parent();
+            self.tell(Input::Tick);
             self.wait();
         }
     }
@@ -280,19 +315,12 @@ impl Supervisor {
             sys::pollfd(exec.unwrap_or(-1), 0),
             sys::pollfd(-1, 0),
         ];
-        let mut until = None;
-        if let Some(binding) = &self.binding {
-            if let (false, Some(parent)) = (binding.gone, &binding.parent) {
-                let parent = parent.poll_fd();
-                fds[2] = sys::pollfd(parent.as_fd().as_raw_fd(), parent.events().bits());
-            }
-            let guard = binding.guard.is_none().then_some(binding.next_guard);
-            until = [binding.deadline, binding.look_again, guard]
-                .into_iter()
-                .flatten()
-                .min();
+        if let (false, Some(parent)) = (self.parent_gone, &self.parent) {
+            let parent = parent.poll_fd();
+            fds[2] = sys::pollfd(parent.as_fd().as_raw_fd(), parent.events().bits());
         }
-        let limit = until.map(|at| at.saturating_duration_since(Instant::now()));
+        let now = self.since.elapsed();
+        let limit = self.machine.due().map(|at| at.saturating_sub(now));
         if sys::poll(&mut fds, limit).is_err() {
             // Somebody has lowered our limit of descriptors (EINVAL): no waiting, but no spinning.
             sys::sleep(BLIND);
@@ -301,119 +329,49 @@ impl Supervisor {
 
     /// Acts on every signal that has come. The command's end is the last thing looked at, so that a
     /// stop or a signal before it is not lost.
-    fn read_signals(&mut self) -> Option<End> {
-        while let Some(received) = self.signals.next() {
+    fn read_signals(&mut self) {
+        while self.end.is_none() {
+            let Some(received) = self.signals.next() else {
+                return;
+            };
             // What SIGCONT means depends on whether the command is stopped *now*.
             if [libc::SIGCHLD, libc::SIGCONT].contains(&received.signal) {
-                if let Some(end) = self.look_at_the_children() {
-                    return Some(end);
-                }
+                self.look_at_the_children();
             }
-            match received.signal {
-                libc::SIGCHLD => {
-                    // A command that stops at once is announced before run-with stops with it.
-                    self.look_at_the_start(false);
-                    self.job.stop_with(&self.command);
-                }
-                libc::SIGCONT => self.job.resume(&self.command, self.forward),
-                _ => self.forward(received),
+            if received.signal == libc::SIGCHLD && self.end.is_none() {
+                // A command that stops at once is announced before run-with stops with it.
+                self.look_at_the_start(false);
             }
+            self.tell(Input::Signal(received.signal, sender(received)));
         }
-        None
     }
 
-    fn look_at_the_children(&mut self) -> Option<End> {
-        while let Ok(Some((pid, change))) = sys::next_change() {
+    /// Tells the machine what has happened to the command, and the guard's end.
+    fn look_at_the_children(&mut self) {
+        while self.end.is_none() {
+            let Ok(Some((pid, change))) = sys::next_change() else {
+                return;
+            };
             if pid == self.command.pid {
-                match change {
-                    Change::Exited(status) => return Some(End::Exited(status)),
-                    Change::Killed(signal) => return Some(End::Killed(signal)),
-                    Change::Stopped(signal) => self.job.stopped(signal),
-                    Change::Continued => self.job.continued(),
-                }
-            } else if matches!(change, Change::Exited(_) | Change::Killed(_)) {
-                if let Some(binding) = &mut self.binding {
-                    binding.guard.take_if(|guard| guard.pid == pid);
-                }
+                self.tell(match change {
+                    Change::Exited(status) => Input::Ended(End::Exited(status)),
+                    Change::Killed(signal) => Input::Ended(End::Killed(signal)),
+                    Change::Stopped(signal) => Input::Stopped(signal),
+                    Change::Continued => Input::Continued,
+                });
+            } else if matches!(change, Change::Exited(_) | Change::Killed(_))
+                && self.guard.take_if(|guard| guard.pid == pid).is_some()
+            {
+                self.tell(Input::GuardEnded);
             }
             // Others are orphans that run-with got as init of a PID namespace: reaped by the look.
-        }
-        None
-    }
-
-    /// Starts another guard where one has ended.
-    fn keep_guarded(&mut self) {
-        let now = Instant::now();
-        let holds = self.tree.as_ref().map(|tree| tree.holds());
-        let Some(binding) = &mut self.binding else {
-            return;
-        };
-        if binding.guard.is_some() || now < binding.next_guard {
-            return;
-        }
-        match Guard::start(&self.page, binding.parent.as_ref(), binding.ending, holds) {
-            Ok(guard) => {
-                binding.guard = Some(guard);
-                binding.next_guard = now + GUARD_INTERVAL;
-            }
-            Err(errno) => {
-                say(&format!(
-                    "the guard has ended and cannot be replaced yet: {errno}"
-                ));
-                binding.next_guard = now + GUARD_RETRY;
-            }
-        }
-    }
-
-    fn forward(&self, received: Received) {
-        let Received {
-            signal,
-            from_kernel,
-            sender,
-        } = received;
-        let wanted = if from_kernel && TERMINAL_SIGNALS.contains(&signal) {
-            // The whole group has got it; but on a hang-up the session's leader alone.
-            let alone = signal == libc::SIGHUP && sys::getsid(0) == Ok(sys::getpid());
-            alone || !self.command.shares_our_group()
-        } else {
-            sender != self.command.pid && sender != sys::getpid()
-        };
-        if wanted && self.forward {
-            self.command.send(signal);
         }
     }
 
     fn look_at_the_parent(&mut self) {
-        let now = Instant::now();
-        let Some(binding) = &mut self.binding else {
-            return;
-        };
-        let mut send = false;
-        if !binding.gone && binding.parent_is_gone() {
-            binding.gone = true;
-            binding.deadline = binding
-                .ending
-                .kill_after
-                .and_then(|grace| now.checked_add(grace));
-            send = self.page.claim_signal();
-            binding.look_again = (!send).then(|| now + PATIENCE);
-            self.status.tell(Event::ParentExited);
-        }
-        if binding.look_again.take_if(|at| *at <= now).is_some() {
-            send = !self.page.is_signalled();
-        }
-        if send {
-            let signal = binding.ending.signal;
-            if let Err(errno @ Errno::EPERM) = guard::send(self.command.pidfd.as_fd(), signal) {
-                let pid = self.command.pid;
-                say(&format!(
-                    "the parent is gone: {signal} to the command (pid {pid}): {errno}"
-                ));
-            }
-            self.page.set_signalled();
-        }
-        if binding.deadline.take_if(|at| *at <= now).is_some() {
-            guard::kill(self.command.pidfd.as_fd(), self.command.pid);
+        if !self.parent_gone && self.parent.as_ref().is_some_and(Parent::is_gone) {
+            self.parent_gone = true;
+            self.tell(Input::ParentGone);
         }
     }
 
@@ -427,11 +385,7 @@ impl Supervisor {
         }
         self.server = None;
         self.page.set_done();
-        if let Some(guard) = self
-            .binding
-            .as_ref()
-            .and_then(|binding| binding.guard.as_ref())
-        {
+        if let Some(guard) = &self.guard {
             guard.end();
         }
         self.pidfile = None;
@@ -443,31 +397,41 @@ impl Supervisor {
     }
 }
 
-impl Binding {
-    fn new(
-        invocation: &Invocation,
-        parent: Option<Parent>,
-        page: &Shared<Page>,
-        tree: Option<Holds>,
-    ) -> Result<Self, Failure> {
-        let ending = Ending {
-            signal: invocation.signal,
-            kill_after: invocation.kill_after,
-        };
-        let guard = Guard::start(page, parent.as_ref(), ending, tree).map_err(no_guard)?;
-        Ok(Self {
-            parent,
-            ending,
-            guard: Some(guard),
-            next_guard: Instant::now() + GUARD_INTERVAL,
-            gone: false,
-            look_again: None,
-            deadline: None,
-        })
+/// What is so now.
+struct Now {
+    since: Instant,
+    command: i32,
+}
+
+impl Facts for Now {
+    fn now(&self) -> Time {
+        self.since.elapsed()
     }
 
-    fn parent_is_gone(&self) -> bool {
-        self.parent.as_ref().is_some_and(Parent::is_gone)
+    fn own_group(&self) -> i32 {
+        // Of oneself it cannot fail.
+        sys::getpgid(0).unwrap_or(0)
+    }
+
+    fn command_group(&self) -> Option<i32> {
+        sys::getpgid(self.command).ok()
+    }
+
+    fn foreground(&self) -> Option<i32> {
+        foreground_group()
+    }
+
+    fn leads_session(&self) -> bool {
+        sys::getsid(0) == Ok(sys::getpid())
+    }
+}
+
+/// Who sent a signal.
+fn sender(received: Received) -> Sender {
+    if received.from_kernel {
+        Sender::Kernel
+    } else {
+        Sender::Process(received.sender)
     }
 }
 

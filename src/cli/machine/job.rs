@@ -41,7 +41,7 @@ impl Job {
 
     /// Stops with the command where a job-control shell is there to resume both: it has seen nothing
     /// yet, and waits for its job. Without a terminal nobody would resume run-with.
-    pub(super) fn look(&mut self, facts: &Facts) -> Option<Action> {
+    pub(super) fn look(&mut self, facts: &impl Facts) -> Option<Action> {
         if std::mem::replace(&mut self.looked_at, self.stops) == self.stops {
             // An old stop, and another child's news: to stop again would lose the SIGCONT that is
             // on its way.
@@ -50,7 +50,7 @@ impl Job {
         let Stop { signal, foreground } = self.stopped?;
         let foreground = foreground?;
         let in_foreground =
-            foreground == facts.own_group || Some(foreground) == facts.command_group;
+            foreground == facts.own_group() || Some(foreground) == facts.command_group();
         let by_job_control = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
         if in_foreground || by_job_control {
             // What resumes us is a SIGCONT, which is read like any other.
@@ -61,9 +61,9 @@ impl Job {
     }
 
     /// SIGCONT has come. A stopped command is resumed even if signals are not passed on.
-    pub(super) fn resume(&mut self, setup: Setup, facts: &Facts, actions: &mut Vec<Action>) {
+    pub(super) fn resume(&mut self, setup: Setup, facts: &impl Facts, actions: &mut Vec<Action>) {
         let slept_for = self.slept_for.take();
-        let shares_our_group = facts.command_group == Some(facts.own_group);
+        let shares_our_group = facts.command_group() == Some(facts.own_group());
         let Some(stop) = self.stopped else {
             if setup.forward && !shares_our_group {
                 actions.push(Action::Send(libc::SIGCONT));
@@ -74,12 +74,12 @@ impl Job {
             // What woke us was for the stop before this one, which is over.
             return;
         }
-        if shares_our_group || facts.command_group != Some(setup.command) {
+        if shares_our_group || facts.command_group() != Some(setup.command) {
             actions.push(Action::Send(libc::SIGCONT));
             return;
         }
         // A shell that puts us into the foreground gives the terminal to our group.
-        if stop.foreground == Some(setup.command) && facts.foreground == Some(facts.own_group) {
+        if stop.foreground == Some(setup.command) && facts.foreground() == Some(facts.own_group()) {
             actions.push(Action::GiveTerminal);
         }
         // All of the group was stopped, by the terminal.

@@ -1,6 +1,6 @@
 //! What the supervisor does when something happens: decisions alone, with time as an input and no
-//! system call, so that every sequence of events can be played on any system. The supervisor of the BSDs
-//! and macOS ([`bsd`](../bsd/mod.rs)) does what is decided here.
+//! system call, so that every sequence of events can be played on any system. The platforms' supervisors
+//! tell it what has happened, and do what is decided here.
 //!
 //! | what happens | what is done |
 //! |---|---|
@@ -21,6 +21,8 @@ use std::time::Duration;
 mod job;
 #[cfg(test)]
 mod tests;
+
+use crate::exit_with_parent::Signal;
 
 use job::Job;
 
@@ -48,6 +50,7 @@ pub(super) enum Sender {
     /// A process; 0 for one outside our PID namespace.
     Process(i32),
     /// The system does not say.
+    #[cfg_attr(target_os = "linux", allow(dead_code, reason = "it says"))]
     Unknown,
 }
 
@@ -68,6 +71,10 @@ pub(super) enum Input {
     /// The command goes on.
     Continued,
     /// The kernel has told the command's end; how it ended comes when it can be waited for.
+    #[cfg_attr(
+        target_os = "linux",
+        allow(dead_code, reason = "what is told there can be waited for")
+    )]
     Ending,
     /// The command has ended, and has been waited for.
     Ended(End),
@@ -81,18 +88,17 @@ pub(super) enum Input {
     Tick,
 }
 
-/// What is so while something happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Facts {
-    pub(super) now: Time,
+/// What is so while something happens. Asked only where it matters: some of it costs system calls.
+pub(super) trait Facts {
+    fn now(&self) -> Time;
     /// run-with's process group.
-    pub(super) own_group: i32,
+    fn own_group(&self) -> i32;
     /// The command's, if it has one still.
-    pub(super) command_group: Option<i32>,
+    fn command_group(&self) -> Option<i32>;
     /// The one that has our terminal, if we have one.
-    pub(super) foreground: Option<i32>,
+    fn foreground(&self) -> Option<i32>;
     /// Whether run-with leads its session.
-    pub(super) leads_session: bool,
+    fn leads_session(&self) -> bool;
 }
 
 /// Something to be done.
@@ -119,6 +125,14 @@ pub(super) enum Action {
     LookAtCommand,
     /// The command has ended so: nothing follows.
     Finish(End),
+}
+
+/// What is done to the command when the parent is gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) signal: Signal,
+    /// `None`: never.
+    pub(super) kill_after: Option<Duration>,
 }
 
 /// What the machine is made with.
@@ -184,7 +198,7 @@ impl Machine {
     }
 
     /// What is to be done, in this order.
-    pub(super) fn step(&mut self, input: Input, facts: &Facts) -> Vec<Action> {
+    pub(super) fn step(&mut self, input: Input, facts: &impl Facts) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.finished {
             return actions;
@@ -201,29 +215,29 @@ impl Machine {
                     actions.push(Action::Send(signal));
                 }
             }
-            Input::Stopped(signal) => self.job.stopped(signal, facts.foreground),
+            Input::Stopped(signal) => self.job.stopped(signal, facts.foreground()),
             Input::Continued => self.job.continued(),
-            Input::Ending => self.ending = Some(facts.now),
+            Input::Ending => self.ending = Some(facts.now()),
             Input::Ended(end) => {
                 self.finished = true;
                 return vec![Action::Finish(end)];
             }
-            Input::ParentGone => self.parent_is_gone(facts.now, &mut actions),
+            Input::ParentGone => self.parent_is_gone(facts.now(), &mut actions),
             Input::GuardEnded => {
                 if let Guard::Runs { next } = self.guard {
                     self.guard = Guard::Due(next);
                 }
             }
             Input::GuardStarted => {
-                let next = facts.now.saturating_add(GUARD_INTERVAL);
+                let next = facts.now().saturating_add(GUARD_INTERVAL);
                 self.guard = Guard::Runs { next };
             }
             Input::GuardFailed => {
-                self.guard = Guard::Due(facts.now.saturating_add(GUARD_RETRY));
+                self.guard = Guard::Due(facts.now().saturating_add(GUARD_RETRY));
             }
             Input::Tick => {}
         }
-        self.pass_time(facts.now, &mut actions);
+        self.pass_time(facts.now(), &mut actions);
         actions
     }
 
@@ -275,7 +289,7 @@ impl Machine {
     }
 
     /// Whether a signal to run-with has not reached the command, and is to.
-    fn is_for_command(&self, signal: c_int, sender: Sender, facts: &Facts) -> bool {
+    fn is_for_command(&self, signal: c_int, sender: Sender, facts: &impl Facts) -> bool {
         let of_terminal = TERMINAL_SIGNALS.contains(&signal)
             && match sender {
                 Sender::Kernel => true,
@@ -283,14 +297,14 @@ impl Machine {
                 // A process that reads or writes from the background stops its whole group: it has not
                 // got the terminal.
                 Sender::Unknown => {
-                    facts.foreground == Some(facts.own_group)
+                    facts.foreground() == Some(facts.own_group())
                         || [libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
                 }
             };
         if of_terminal {
             // The whole group has got it; but on a hang-up the session's leader alone.
-            let alone = signal == libc::SIGHUP && facts.leads_session;
-            return alone || facts.command_group != Some(facts.own_group);
+            let alone = signal == libc::SIGHUP && facts.leads_session();
+            return alone || facts.command_group() != Some(facts.own_group());
         }
         match sender {
             Sender::Process(pid) => pid != self.setup.command && pid != self.setup.own_pid,
@@ -300,30 +314,16 @@ impl Machine {
     }
 }
 
-cfg_if::cfg_if! {
-    if #[cfg(target_os = "linux")] {
-        /// What the kernel sends to the processes of a terminal.
-        const TERMINAL_SIGNALS: &[c_int] = &[
-            libc::SIGHUP,
-            libc::SIGINT,
-            libc::SIGQUIT,
-            libc::SIGTSTP,
-            libc::SIGTTIN,
-            libc::SIGTTOU,
-            libc::SIGWINCH,
-        ];
-    } else {
-        /// What the kernel sends to the processes of a terminal.
-        const TERMINAL_SIGNALS: &[c_int] = &[
-            libc::SIGHUP,
-            libc::SIGINT,
-            libc::SIGQUIT,
-            libc::SIGTSTP,
-            libc::SIGTTIN,
-            libc::SIGTTOU,
-            libc::SIGWINCH,
-            // The status character, ^T.
-            libc::SIGINFO,
-        ];
-    }
-}
+/// What the kernel sends to the processes of a terminal.
+const TERMINAL_SIGNALS: &[c_int] = &[
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGWINCH,
+    // The status character, ^T.
+    #[cfg(not(target_os = "linux"))]
+    libc::SIGINFO,
+];

@@ -8,6 +8,38 @@ const OWN: i32 = 100;
 const COMMAND: i32 = 200;
 const STRANGER: i32 = 300;
 
+/// What is so, as the test says.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    now: Time,
+    own_group: i32,
+    command_group: Option<i32>,
+    foreground: Option<i32>,
+    leads_session: bool,
+}
+
+impl Facts for Given {
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn own_group(&self) -> i32 {
+        self.own_group
+    }
+
+    fn command_group(&self) -> Option<i32> {
+        self.command_group
+    }
+
+    fn foreground(&self) -> Option<i32> {
+        self.foreground
+    }
+
+    fn leads_session(&self) -> bool {
+        self.leads_session
+    }
+}
+
 fn millis(n: u64) -> Time {
     Duration::from_millis(n)
 }
@@ -24,8 +56,8 @@ fn setup() -> Setup {
 }
 
 /// Nobody has a terminal, run-with and the command are in one group.
-fn facts(now: Time) -> Facts {
-    Facts {
+fn facts(now: Time) -> Given {
+    Given {
         now,
         own_group: OWN,
         command_group: Some(OWN),
@@ -35,16 +67,16 @@ fn facts(now: Time) -> Facts {
 }
 
 /// The command leads a group of its own.
-fn apart() -> Facts {
-    Facts {
+fn apart() -> Given {
+    Given {
         command_group: Some(COMMAND),
         ..facts(Duration::ZERO)
     }
 }
 
 /// The same as `apart`, at a terminal that `foreground` has.
-fn at_terminal(foreground: i32) -> Facts {
-    Facts {
+fn at_terminal(foreground: i32) -> Given {
+    Given {
         foreground: Some(foreground),
         ..apart()
     }
@@ -65,7 +97,7 @@ fn the_command_ends_and_nothing_follows() {
             [Action::Finish(end)]
         );
         assert_eq!(machine.due(), None);
-        let later = Facts {
+        let later = Given {
             now: millis(5000),
             ..facts
         };
@@ -162,7 +194,7 @@ fn who_has_no_guard_gets_none() {
 }
 
 /// What becomes of a signal.
-fn passed_on(signal: c_int, sender: Sender, facts: Facts) -> bool {
+fn passed_on(signal: c_int, sender: Sender, facts: Given) -> bool {
     let actions = machine().step(Input::Signal(signal, sender), &facts);
     assert!(actions.is_empty() || actions == [Action::Send(signal)]);
     !actions.is_empty()
@@ -192,7 +224,7 @@ fn what_the_terminal_sent_reaches_each_once() {
         assert!(passed_on(signal, Sender::Kernel, apart()));
     }
     let hang_up = |leads_session, facts| {
-        let facts = Facts {
+        let facts = Given {
             leads_session,
             ..facts
         };
@@ -206,11 +238,11 @@ fn what_the_terminal_sent_reaches_each_once() {
 #[test]
 fn where_nobody_says_who_sent_it() {
     let together = facts(Duration::ZERO);
-    let in_front = Facts {
+    let in_front = Given {
         foreground: Some(OWN),
         ..together
     };
-    let behind = Facts {
+    let behind = Given {
         foreground: Some(STRANGER),
         ..together
     };
@@ -355,11 +387,11 @@ fn input() -> impl Strategy<Value = Input> {
     ]
 }
 
-fn circumstances() -> impl Strategy<Value = Facts> {
+fn circumstances() -> impl Strategy<Value = Given> {
     let groups = || proptest::sample::select(vec![OWN, COMMAND, STRANGER]);
     let command = proptest::option::of(groups());
     (command, proptest::option::of(groups()), any::<bool>()).prop_map(
-        |(command_group, foreground, leads_session)| Facts {
+        |(command_group, foreground, leads_session)| Given {
             command_group,
             foreground,
             leads_session,
@@ -399,7 +431,7 @@ proptest! {
         let quiet = std::iter::repeat_n((Input::Tick, facts(now), 700), 10);
         for (input, facts, wait) in events.into_iter().chain(quiet) {
             now += millis(wait);
-            let facts = Facts { now, ..facts };
+            let facts = Given { now, ..facts };
             if input == Input::ParentGone && seen.parent_gone.is_none() {
                 seen.parent_gone = Some(now);
             }
