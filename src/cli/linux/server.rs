@@ -134,7 +134,7 @@ impl Server {
             }
             if let Some(signal) = self.told_to_end() {
                 self.end();
-                super::signals::die_of(signal);
+                sys::die_of(signal);
             }
             let [said, ..] = fds;
             if said.revents != 0 {

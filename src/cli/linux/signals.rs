@@ -66,25 +66,3 @@ impl Original {
         sys::set_signal_mask(self.mask).map(drop)
     }
 }
-
-/// Stops this process as the terminal's stop character would have: not at all if nobody is there to
-/// resume it (an orphaned process group).
-pub(super) fn stop_self() {
-    let _ = sys::set_disposition(libc::SIGTSTP, libc::SIG_DFL);
-    with_unblocked(libc::SIGTSTP);
-}
-
-/// Ends this process by `signal`, without a core dump. Returns if that is impossible.
-pub(super) fn die_of(signal: i32) {
-    let _ = sys::set_not_dumpable();
-    let _ = sys::set_disposition(signal, libc::SIG_DFL);
-    with_unblocked(signal);
-}
-
-/// Sends ourselves a signal, and lets this one alone through.
-fn with_unblocked(signal: i32) {
-    let _ = sys::kill(sys::getpid(), signal);
-    let bit = 1_u64 << (signal - 1);
-    let _ = sys::set_signal_mask(sys::ALL_SIGNALS & !bit);
-    let _ = sys::set_signal_mask(sys::ALL_SIGNALS);
-}

@@ -24,7 +24,7 @@ use super::super::{Failure, say};
 use super::guard::{self, Guard, TREE_PATIENCE};
 use super::page::Page;
 use super::server::Server;
-use super::signals::{self, Signals};
+use super::signals::Signals;
 use super::spawn::{Command, Starting, spawn};
 use super::tree::{self, Tree};
 use crate::exit_with_parent::Parent;
@@ -43,7 +43,7 @@ pub(crate) fn supervise(invocation: &Invocation) -> Result<i32, Failure> {
         End::Killed(signal) => {
             // As init of a PID namespace no signal of our own ends us.
             if sys::getpid() != 1 {
-                signals::die_of(signal);
+                sys::die_of(signal);
             }
             128 + signal
         }
@@ -187,7 +187,7 @@ impl Supervisor {
                 let _ = sys::kill(-pid, libc::SIGCONT);
             }
             Action::GiveTerminal => give_terminal_to(pid),
-            Action::StopSelf => signals::stop_self(),
+            Action::StopSelf => sys::stop_self(),
             Action::TellParentGone => self.status.tell(Event::ParentExited),
             Action::SignalUnlessClaimed => {
                 if self.page.claim_signal() {

@@ -72,8 +72,10 @@ cfg_if::cfg_if! {
 
 cfg_if::cfg_if! {
     if #[cfg(feature = "cli")] {
+        mod itself;
 
         pub(crate) use crate::sys::shared::Shared;
+        pub(crate) use itself::*;
         pub(crate) use signalfd::{Received, SignalFd};
     }
 }

@@ -9,7 +9,7 @@ use super::{Queue, is_freebsd};
 pub(crate) use crate::sys::change::Change;
 use crate::sys::event_source::{EventSource, Interest, Key};
 use crate::sys::linux as sys;
-pub(crate) use crate::sys::linux::Received;
+pub(crate) use crate::sys::linux::{Received, die_of, stop_self};
 
 /// The signals of this process, all blocked, and how they were before.
 #[derive(Debug)]
@@ -59,23 +59,6 @@ impl Signals {
         }
         sys::set_signal_mask(self.mask).map(drop)
     }
-}
-
-pub(crate) fn stop_self() {
-    let _ = sys::set_disposition(libc::SIGTSTP, libc::SIG_DFL);
-    with_unblocked(libc::SIGTSTP);
-}
-
-pub(crate) fn die_of(signal: i32) {
-    let _ = sys::set_not_dumpable();
-    let _ = sys::set_disposition(signal, libc::SIG_DFL);
-    with_unblocked(signal);
-}
-
-fn with_unblocked(signal: i32) {
-    let _ = sys::kill(sys::getpid(), signal);
-    let _ = sys::set_signal_mask(sys::ALL_SIGNALS & !(1 << (signal - 1)));
-    let _ = sys::set_signal_mask(sys::ALL_SIGNALS);
 }
 
 pub(crate) fn has_parent_death_signal() -> bool {
