@@ -302,15 +302,10 @@ fn launch(runtime: &'static Runtime) -> Result<Current, Failed> {
 /// Waits until the guard has said that it watches: one that a filter of system calls stops on its way there would be none,
 /// and so would be the next.
 fn await_word(socket: &OwnedFd, pidfd: &OwnedFd) -> Result<(), Errno> {
-    let poll = |fd: &OwnedFd| libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
     let deadline = Instant::now() + PATIENCE;
     loop {
         let limit = deadline.saturating_duration_since(Instant::now());
-        let mut fds = [poll(socket), poll(pidfd)];
+        let mut fds = [socket, pidfd].map(|fd| sys::pollfd(fd.as_raw_fd(), libc::POLLIN));
         match sys::poll(&mut fds, Some(limit)) {
             Ok(0) => return Err(Errno::ETIMEDOUT),
             Ok(_) => {}
