@@ -1,5 +1,7 @@
 //! Cgroups that are given, and cgroups that belong to others.
 
+use std::os::fd::AsRawFd;
+
 use super::*;
 
 const CGROUP: &[Need] = &[Need::Root, Need::Cgroups];
@@ -472,6 +474,8 @@ fn let_go() -> Outcome {
     for entry in below(&group.path) {
         found = entry;
     }
+    // Its guard ends after it, and has it locked until then: others would pass it by.
+    await_that("an end of its guard", || is_unlocked(&found))?;
     let prepared = found.join("prepared");
     ensure!(prepared.is_dir(), "{found:?}");
     let processes = fs::read_to_string(found.join("cgroup.procs"))?;
@@ -495,4 +499,11 @@ fn let_go() -> Outcome {
     })?;
     another()?;
     group.is_empty()
+}
+
+fn is_unlocked(directory: &Path) -> bool {
+    fs::File::open(directory).is_ok_and(|file| {
+        let how = libc::LOCK_EX | libc::LOCK_NB;
+        unsafe { libc::flock(file.as_raw_fd(), how) == 0 }
+    })
 }
