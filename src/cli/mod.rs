@@ -25,6 +25,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 
 mod args;
+mod facts;
 mod flags;
 mod generate;
 mod given;
@@ -36,7 +37,6 @@ mod replace;
 mod server;
 mod status;
 mod systemd;
-mod terminal;
 mod words;
 
 cfg_if::cfg_if! {

@@ -5,14 +5,13 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::{Pid, getpgid, getpgrp, getsid};
 
 use super::super::args::{Invocation, TreeBy};
+use super::super::facts::{Now, give_terminal_to};
 use super::super::given::{Given, expected_parent};
-use super::super::machine::{Action, End, Ending, Facts, Input, Machine, Sender, Setup, Time};
+use super::super::machine::{Action, End, Ending, Input, Machine, Sender, Setup, Time};
 use super::super::program::Program;
 use super::super::status::{Event as Told, Pidfile, StatusFd};
-use super::super::terminal::{foreground_group, give_terminal_to};
 use super::super::words::Words;
 use super::super::{Failure, say};
 use super::guard::{self, Guard};
@@ -460,35 +459,6 @@ impl Supervisor {
             Some(End::Killed(signal)) => self.status.tell(Told::Killed(*signal)),
             None => {}
         }
-    }
-}
-
-/// What is so now.
-struct Now {
-    since: Instant,
-    command: i32,
-}
-
-impl Facts for Now {
-    fn now(&self) -> Time {
-        self.since.elapsed()
-    }
-
-    fn own_group(&self) -> i32 {
-        getpgrp().as_raw()
-    }
-
-    fn command_group(&self) -> Option<i32> {
-        let command = Pid::from_raw(self.command);
-        getpgid(Some(command)).ok().map(Pid::as_raw)
-    }
-
-    fn foreground(&self) -> Option<i32> {
-        foreground_group()
-    }
-
-    fn leads_session(&self) -> bool {
-        getsid(None) == Ok(Pid::from_raw(sys::getpid()))
     }
 }
 

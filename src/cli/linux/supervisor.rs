@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::super::args::Invocation;
+use super::super::facts::{Now, give_terminal_to};
 use super::super::given::{Given, expected_parent};
-use super::super::machine::{Action, End, Ending, Facts, Input, Machine, Sender, Setup, Time};
+use super::super::machine::{Action, End, Ending, Input, Machine, Sender, Setup, Time};
 use super::super::program::Program;
 use super::super::status::{Event, Pidfile, StatusFd};
-use super::super::terminal::{foreground_group, give_terminal_to};
 use super::super::{Failure, say};
 use super::guard::{self, Guard, TREE_PATIENCE};
 use super::page::Page;
@@ -394,35 +394,6 @@ impl Supervisor {
             Some(End::Killed(signal)) => self.status.tell(Event::Killed(*signal)),
             None => {}
         }
-    }
-}
-
-/// What is so now.
-struct Now {
-    since: Instant,
-    command: i32,
-}
-
-impl Facts for Now {
-    fn now(&self) -> Time {
-        self.since.elapsed()
-    }
-
-    fn own_group(&self) -> i32 {
-        // Of oneself it cannot fail.
-        sys::getpgid(0).unwrap_or(0)
-    }
-
-    fn command_group(&self) -> Option<i32> {
-        sys::getpgid(self.command).ok()
-    }
-
-    fn foreground(&self) -> Option<i32> {
-        foreground_group()
-    }
-
-    fn leads_session(&self) -> bool {
-        sys::getsid(0) == Ok(sys::getpid())
     }
 }
 

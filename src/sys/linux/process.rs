@@ -143,11 +143,6 @@ pub(crate) fn getpgid(pid: i32) -> Result<i32, Errno> {
     plain(libc::SYS_getpgid, [int_arg(pid), 0, 0, 0, 0, 0]).map(|group| group as i32)
 }
 
-/// The session of `pid`; getsid(2).
-pub(crate) fn getsid(pid: i32) -> Result<i32, Errno> {
-    plain(libc::SYS_getsid, [int_arg(pid), 0, 0, 0, 0, 0]).map(|session| session as i32)
-}
-
 /// The next thing that happened to any child: its pid and what. `None` if nothing has; ECHILD if
 /// there is no child. Ended children are reaped.
 ///
