@@ -58,6 +58,10 @@ pub mod launcher;
 
 #[cfg(feature = "qemu")]
 #[cfg_attr(docsrs, doc(cfg(feature = "qemu")))]
+pub mod qemu;
+
+#[cfg(feature = "qemu")]
+#[cfg_attr(docsrs, doc(cfg(feature = "qemu")))]
 pub mod sync;
 
 mod error;

@@ -14,6 +14,7 @@ mod primitive {
 mod binding;
 #[path = "../../src/launcher/linux/claim.rs"]
 mod claim;
+mod jobs;
 #[path = "../../src/launcher/linux/news.rs"]
 mod news;
 #[path = "../../src/launcher/linux/outcome.rs"]

@@ -1,0 +1,10 @@
+//! Jobs: their kinds, and who may have which when.
+
+pub(crate) mod core;
+mod kind;
+
+pub use self::core::{Counts, Progress};
+pub use kind::{AgentJobKind, AsyncJobKind, JobKind, Mask, Modification};
+
+#[cfg(test)]
+mod tests;
