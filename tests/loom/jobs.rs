@@ -1,6 +1,6 @@
 //! The jobs of a domain: `src/qemu/domain/gate.rs` with the state machine behind it, as threads meet there.
 //!
-//! Bounds: three threads, two preemptions in the larger models, which is said there. Time does not pass.
+//! Bounds: three threads, all interleavings. Time does not pass.
 
 mod primitive {
     pub(super) use loom::sync::{Mutex, MutexGuard};
@@ -53,16 +53,10 @@ fn running() -> (Gate, job::core::Run) {
     (gate, run)
 }
 
-fn bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(model);
-}
-
 /// Three normal jobs: never two at once, and each is had. What one does the next sees.
 #[test]
 fn normal_jobs_exclude_each_other() {
-    bounded(2, || {
+    loom::model(|| {
         let gate = Arc::new(running().0);
         let data = Arc::new(AtomicUsize::new(0));
         let work = |gate: &Gate, data: &AtomicUsize| {
@@ -91,7 +85,7 @@ fn normal_jobs_exclude_each_other() {
 /// whenever.
 #[test]
 fn the_mask_is_respected() {
-    bounded(2, || {
+    loom::model(|| {
         let gate = Arc::new(running().0);
         let saving = Arc::new(AtomicBool::new(false));
         let modify = {
@@ -143,7 +137,7 @@ fn a_wider_mask_wakes() {
 /// before; and the death is told once.
 #[test]
 fn death_refuses_who_waits() {
-    bounded(2, || {
+    loom::model(|| {
         let (gate, run) = running();
         let gate = Arc::new(gate);
         // Forgotten guards: nothing but the death can end these.
@@ -173,7 +167,7 @@ fn death_refuses_who_waits() {
 /// the job when destroy has ended.
 #[test]
 fn destroy_gets_in() {
-    bounded(2, || {
+    loom::model(|| {
         let gate = Arc::new(running().0);
         let held = begin(&gate, MODIFY).expect("a job");
         let modify = {
@@ -203,7 +197,7 @@ fn destroy_gets_in() {
 /// An async job that sleeps between its steps is woken by an abort and by a destroy, whichever comes.
 #[test]
 fn an_abort_ends_a_pause() {
-    bounded(3, || {
+    loom::model(|| {
         let gate = Arc::new(running().0);
         let save = begin(&gate, Want::Async(AsyncJobKind::Save)).expect("a job");
         let abort = {
@@ -241,7 +235,7 @@ fn a_death_is_waited_for() {
 /// Of two that start a domain one does, and the other learns that it runs.
 #[test]
 fn a_domain_is_started_once() {
-    bounded(3, || {
+    loom::model(|| {
         let gate = Arc::new(Gate::new(usize::MAX));
         let started = Arc::new(AtomicUsize::new(0));
         let start = |gate: &Gate, started: &AtomicUsize| match begin(

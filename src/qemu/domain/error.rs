@@ -238,7 +238,6 @@ impl std::error::Error for JobError {}
 
 /// The job was taken away: the domain has been destroyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Revoked;
 
 impl fmt::Display for Revoked {

@@ -97,18 +97,19 @@ impl<M: Model> Inner<M> {
         let machine = state.machine.take();
         let id = state.id.take();
         let is_transient = state.persistent.is_none();
-        // Who is in the monitor learns it now. The registry forgets it before anybody is woken, so that who starts it
-        // again, or another of the same name, finds the place free.
-        if let Some(machine) = &machine {
-            machine.shut();
-        }
+        // The registry forgets it before anybody is woken, so that who starts it again, or another of the same name, finds
+        // the place free.
         if let (Some(driver), Some(id)) = (self.driver.upgrade(), id) {
             driver.registry.remove_id(id);
         }
         if is_transient {
             self.leave_registry();
         }
+        // Who waits for a job first: else who is in the monitor would hand its job on to them.
         self.gate.died(run);
+        if let Some(machine) = &machine {
+            machine.shut();
+        }
         // What the manager's types do when they are dropped, they do without the lock.
         drop(object);
         drop(machine);
@@ -120,12 +121,14 @@ impl<M: Model> Inner<M> {
         let state = object.state_mut();
         if let Some(machine) = &state.machine {
             machine.process.kill()?;
-            machine.shut();
             state.destroyed = true;
         }
-        let was_active = object.is_active();
-        drop(object);
-        Ok((self.gate.seize(caller), was_active))
+        let ticket = self.gate.seize(caller);
+        // Who is in the monitor has lost the job, and hands it on to nobody.
+        if let Some(machine) = &state.machine {
+            machine.shut();
+        }
+        Ok((ticket, object.is_active()))
     }
 
     /// Is not found any more.

@@ -332,7 +332,7 @@ impl Trial {
         });
     }
 
-    fn begin(&mut self, kind: Kind, wait: u16) {
+    fn begin(&mut self, kind: Kind, patience: u16) {
         let want = match kind {
             Kind::Normal(kind) => Want::Normal(kind),
             Kind::Agent => Want::Agent(AgentJobKind::Query),
@@ -343,7 +343,7 @@ impl Trial {
             },
         };
         let number = self.records.len();
-        let until = self.now + Duration::from_millis(wait.into());
+        let until = self.now + Duration::from_millis(patience.into());
         // Everybody is somebody else, so that nobody waits for himself.
         let owner = Who(u8::try_from(number % 250).expect("a byte"));
         let own = self.records.len() >= 250;
@@ -370,7 +370,7 @@ impl Trial {
                 self.settle(&[]);
             }
             Err(Refusal::Busy(holders)) => {
-                assert!(!free && wait == 0);
+                assert!(!free && patience == 0);
                 assert!(
                     holders.normal.is_some()
                         || holders.agent.is_some()

@@ -1,0 +1,10 @@
+#![allow(unused)]
+#[path = "../guests.rs"]
+mod guests;
+use guests::*;
+use captive::qemu::domain::*;
+
+fn main() {
+    let (driver, mut domain, _lifeline) = running();
+    let job = domain.begin_job(JobKind::Destroy);
+}
