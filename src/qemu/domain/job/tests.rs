@@ -100,6 +100,7 @@ struct Trial {
     now: Instant,
     records: Vec<Record>,
     run: Option<Run>,
+    ended: Vec<Run>,
     mask: Mask,
 }
 
@@ -110,6 +111,7 @@ impl Trial {
             now: Instant::now(),
             records: Vec::new(),
             run: None,
+            ended: Vec::new(),
             mask: Mask::default(),
         }
     }
@@ -273,13 +275,16 @@ impl Trial {
                 let starts = record.want == Want::Async(AsyncJobKind::Start);
                 assert_eq!(run.is_some(), starts && self.run.is_none());
                 self.run = run.or(self.run);
+                for ended in &self.ended {
+                    assert!(self.core.died(*ended).is_none(), "it died twice");
+                }
             }
             Op::Died => {
                 let Some(run) = self.run.take() else {
                     return;
                 };
                 let woken = self.core.died(run).expect("it ran");
-                assert!(self.core.died(run).is_none(), "it died twice");
+                self.ended.push(run);
                 for number in &woken {
                     self.records[*number].woken = true;
                 }
@@ -368,6 +373,9 @@ impl Trial {
             Ok((ticket, granted)) => {
                 assert_eq!(granted, free, "{want:?}");
                 assert!(granted || exempt || queue < LIMIT);
+                let needs = matches!(want, Want::Agent(_) | Want::Async(AsyncJobKind::Save));
+                assert!(!needs || self.run.is_some());
+                assert!(want != Want::Async(AsyncJobKind::Start) || self.run.is_none());
                 let known = if granted { Known::Holds } else { Known::Waits };
                 if granted && matches!(want, Want::Async(_)) {
                     self.mask = Mask::default();
