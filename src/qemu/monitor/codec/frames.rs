@@ -102,12 +102,16 @@ impl Frames {
             if byte == DELIMITER {
                 return Some(Ok(Frame::Delimiter));
             }
-            let line = self.bytes[begin..end].trim_ascii();
-            if skips || line.is_empty() {
+            if skips {
                 continue;
             }
-            if line.len() > self.limit {
+            // As long as it came: else it would depend on the pieces in which it did.
+            if end - begin > self.limit {
                 return Some(Err(TooLong { limit: self.limit }));
+            }
+            let line = self.bytes[begin..end].trim_ascii();
+            if line.is_empty() {
+                continue;
             }
             return Some(Ok(Frame::Line(line.to_vec())));
         }
@@ -137,8 +141,8 @@ impl Frames {
         self.scanned = 0;
     }
 
-    /// How many bytes are kept.
+    /// How many bytes are kept of a line that has not ended.
     pub fn kept(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.begin
     }
 }
