@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
+mod agent;
 mod domain;
 mod guests;
+mod monitor;
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;

@@ -104,7 +104,7 @@ impl Place {
     }
 
     /// Does not have it read any more.
-    pub(super) fn disarm(&self, stream: &UnixStream) {
+    pub(super) fn disarm(stream: &UnixStream) {
         if let Some(reader) = READER.get() {
             let fd: RawFd = stream.as_raw_fd();
             let _ = reader.registry.deregister(&mut SourceFd(&fd));

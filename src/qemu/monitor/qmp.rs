@@ -279,7 +279,7 @@ impl Qmp {
             cause,
         })?;
         if state.callers == 0 && !state.reading {
-            self.place.disarm(&shared.stream);
+            Place::disarm(&shared.stream);
         }
         state.callers += 1;
         let (mut state, outcome) = shared.send(state, command, &bytes, descriptors, begin, until);
@@ -355,6 +355,11 @@ fn greet(
     }
 }
 
+/// Why there is no connection.
+fn why(state: &State, command: &str) -> MonitorError {
+    closed(command, state.closed.as_ref().unwrap_or(&Closed::Gone))
+}
+
 type Locked<'a> = MutexGuard<'a, State>;
 
 impl Shared {
@@ -406,7 +411,7 @@ impl Shared {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => {
                 self.close(&mut state, Closed::Io(Arc::new(error)));
-                Err(self.why(&state, command))
+                Err(why(&state, command))
             }
         };
         (state, outcome)
@@ -427,7 +432,7 @@ impl Shared {
                 return (state, Ok(reply));
             }
             if state.closed.is_some() {
-                let error = self.why(&state, command);
+                let error = why(&state, command);
                 return (state, Err(error));
             }
             if Instant::now() >= until {
@@ -448,11 +453,6 @@ impl Shared {
                 self.turn.notify_all();
             }
         }
-    }
-
-    fn why(&self, state: &State, command: &str) -> MonitorError {
-        let cause = state.closed.as_ref().unwrap_or(&Closed::Gone);
-        closed(command, cause)
     }
 
     /// What has been read goes to whom it is for. False: nothing is left to be read.
@@ -528,7 +528,7 @@ impl Channel for Qmp {
 
 impl Drop for Qmp {
     fn drop(&mut self) {
-        self.place.disarm(&self.shared.stream);
+        Place::disarm(&self.shared.stream);
         Channel::shut(self);
     }
 }
