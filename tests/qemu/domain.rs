@@ -322,6 +322,21 @@ fn who_was_destroyed_is_told_at_every_step() {
 }
 
 #[test]
+fn who_was_destroyed_does_not_enter() {
+    let known = known(Limits::default());
+    let (mut domain, mut destroyer) = (known.domain.clone(), known.domain.clone());
+    let mut job = domain.begin_job(Modification::Modify).unwrap();
+    drop(destroyer.destroy().unwrap());
+    let entered = job.enter_monitor().map(drop);
+    assert!(matches!(entered, Err(EnterError::Revoked)));
+    drop(job);
+    let mut job = domain.begin_agent_job(AgentJobKind::Query).unwrap();
+    drop(destroyer.destroy().unwrap());
+    let entered = job.enter_agent().map(drop);
+    assert!(matches!(entered, Err(EnterError::Revoked)));
+}
+
+#[test]
 fn destroy_while_it_starts_gives_the_machine_back() {
     let (_driver, mut domain) = driver(Limits::default());
     let mut destroyer = domain.clone();

@@ -167,3 +167,44 @@ impl<M: Model> fmt::Debug for Registry<M> {
         f.debug_struct("Registry").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::domain::{Driver, Limits};
+
+    #[derive(Debug)]
+    struct Plain;
+
+    impl Model for Plain {
+        type Config = ();
+        type Definition = ();
+        type Live = ();
+        type Monitor = ();
+        type Agent = ();
+        type Statistics = ();
+    }
+
+    /// A reader looks into a map that has been replaced since: what is dead by then it does not get.
+    #[test]
+    fn what_has_ended_is_not_revived() {
+        let driver = Driver::<Plain>::with_limits((), Limits::default());
+        let domain = driver
+            .define("a", Uuid::from_u128(1), ())
+            .expect("the first");
+        let inner = domain.inner.clone();
+        let stale = Index::<String, Plain>::new();
+        stale.insert(&inner.name, &inner);
+        inner.leave_registry();
+        assert!(driver.find_by_name("a").is_none());
+        // Its handle holds it still.
+        assert!(
+            stale
+                .find("a")
+                .is_some_and(|found| !found.references.unref())
+        );
+        drop(domain);
+        assert!(stale.find("a").is_none());
+        assert!(stale.all().is_empty());
+    }
+}

@@ -739,7 +739,13 @@ fn attack() -> Outcome {
         let children = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            let parent = stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()?;
+            let parent = stat
+                .rsplit(") ")
+                .next()?
+                .split(' ')
+                .nth(1)?
+                .parse::<u32>()
+                .ok()?;
             (launcher == parent && pid != own).then_some(pid)
         });
         for pid in children.chain([launcher]) {
