@@ -1,5 +1,6 @@
 //! For those who manage QEMU guests.
 
+pub mod appliance;
 pub mod domain;
 pub mod monitor;
 

@@ -76,6 +76,10 @@ impl Process for Nobody {
         self.0.store(true, Ordering::SeqCst);
         Ok(())
     }
+
+    fn terminate(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A driver with one domain, `guest`.

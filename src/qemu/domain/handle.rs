@@ -1,6 +1,7 @@
 //! A handle to a domain.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -165,6 +166,18 @@ impl<M: Model> Domain<M> {
             claim: self.claim(ticket),
             was_active,
         })
+    }
+
+    /// Sends SIGTERM to its process, without a job: a QEMU ends in order, when it gets to it. Nothing if it does not run.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be signalled.
+    pub fn terminate(&self) -> io::Result<()> {
+        match &self.inner.object().machine {
+            Some(machine) => machine.process.terminate(),
+            None => Ok(()),
+        }
     }
 
     /// Asks the async job to end, without a job and without waiting: which it is, if there is one. It learns so at its

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::sys::signal::Signal;
+
 /// The types of one manager's driver and domains.
 pub trait Model: Sized + Send + Sync + 'static {
     /// The driver's configuration, which never changes.
@@ -39,11 +41,22 @@ pub trait Process: Send + Sync + 'static {
     ///
     /// It cannot be signalled; nothing has changed.
     fn kill(&self) -> io::Result<()>;
+
+    /// Sends SIGTERM, in the same way.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be signalled.
+    fn terminate(&self) -> io::Result<()>;
 }
 
 impl Process for crate::Captive {
     fn kill(&self) -> io::Result<()> {
         Self::kill(self).map_err(io::Error::other)
+    }
+
+    fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM).map_err(io::Error::other)
     }
 }
 
