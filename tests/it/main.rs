@@ -41,6 +41,8 @@ mod orphans;
 mod peers;
 mod plan;
 mod privileges;
+#[cfg(feature = "qemu")]
+mod qemu;
 mod races;
 mod roles;
 mod server;
@@ -79,6 +81,8 @@ fn main() {
     trials.extend(statuses::tests());
     trials.extend(plan::tests());
     trials.extend(privileges::tests());
+    #[cfg(feature = "qemu")]
+    trials.extend(qemu::tests());
     trials.extend(races::tests());
     trials.extend(peers::tests());
     trials.extend(teardown::tests());

@@ -10,7 +10,7 @@ use super::probe::Binary;
 use super::running::Running;
 use super::split::split;
 use crate::launcher::Stdio;
-use crate::qemu::monitor::{Agent, AgentOptions, Closed, MonitorError, Qmp, QmpOptions};
+use crate::qemu::monitor::{Agent, AgentOptions, Closed, MonitorError, Qmp, QmpEvents, QmpOptions};
 use crate::{Command, Containment, RunWith};
 
 /// A QEMU to be started: `-nodefaults -no-user-config -display none`, what [`args`](Self::args) adds, and the monitor.
@@ -131,6 +131,12 @@ impl Appliance {
     ///
     /// [`ApplianceError`]; nothing of it is left.
     pub fn spawn(self) -> Result<Running, ApplianceError> {
+        let (mut running, events) = self.launch()?;
+        running.keep(events);
+        Ok(running)
+    }
+
+    pub(super) fn launch(self) -> Result<(Running, QmpEvents), ApplianceError> {
         let argv = self.argv()?;
         let split =
             split(&self.run_with, &self.binary.abilities).map_err(ApplianceError::Options)?;
@@ -164,7 +170,7 @@ impl Appliance {
         let agent = agent.transpose();
         match Qmp::negotiate(monitor, self.qmp) {
             Ok((qmp, events)) => match agent {
-                Ok(agent) => Ok(running.connected(qmp, events, agent)),
+                Ok(agent) => Ok((running.connected(qmp, agent), events)),
                 Err(cause) => Err(running.failed(cause)),
             },
             Err(cause) => Err(running.failed(cause)),

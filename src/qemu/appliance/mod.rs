@@ -34,5 +34,5 @@ pub use log::Log;
 pub use probe::{Abilities, Binary, Probe, ProbeError};
 pub use running::Running;
 pub use split::SplitError;
-pub use start::{Machines, StartError};
+pub use start::{Machines, StartError, Started};
 pub use stop::{StopPlan, StoppedBy};

@@ -284,21 +284,21 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_the_help_of_each_version() {
-        let none = "-chroot dir     chroot to dir\n-runas user     change to user\n";
-        assert!(Abilities::from_output(none.as_bytes()).run_with.is_empty());
-        let nine = "QEMU emulator version 9.0.2 (Debian 1:9.0.2)\n\
+        let help = "-chroot dir     chroot to dir\n-runas user     change to user\n";
+        assert!(Abilities::from_output(help.as_bytes()).run_with.is_empty());
+        let help = "QEMU emulator version 9.0.2 (Debian 1:9.0.2)\n\
             -readconfig <file>\n\
             -run-with [async-teardown=on|off][,chroot=dir]\n\
             \x20               Set miscellaneous QEMU process lifecycle options:\n\
             \x20               async-teardown=on enables asynchronous teardown (Linux only)\n\
             -tb-size n [x=y]\n";
-        let nine = Abilities::from_output(nine.as_bytes());
+        let nine = Abilities::from_output(help.as_bytes());
         assert_eq!(nine.version.as_deref(), Some("9.0.2"));
         assert_eq!(nine.run_with, ["async-teardown", "chroot"]);
-        let later = "QEMU emulator version 10.2.0\n\
+        let help = "QEMU emulator version 10.2.0\n\
             -run-with [async-teardown=on|off][,chroot=dir][,user=username|uid:gid]\n\
             \x20         [,exit-with-parent=on|off]\n";
-        let later = Abilities::from_output(later.as_bytes());
+        let later = Abilities::from_output(help.as_bytes());
         assert!(later.has("user") && later.has("exit-with-parent") && later.has("chroot"));
         assert!(!later.has("async"));
     }

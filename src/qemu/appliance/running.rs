@@ -32,7 +32,8 @@ pub(super) struct Launched {
 type Told = Box<dyn FnOnce(Reason) + Send>;
 
 /// Whom the watcher tells.
-type AtEnd = Arc<Mutex<Watched>>;
+#[derive(Clone)]
+pub(super) struct AtEnd(Arc<Mutex<Watched>>);
 
 enum Watched {
     Runs(Option<Told>),
@@ -41,12 +42,20 @@ enum Watched {
 
 /// A QEMU that runs. Dropped, it is killed, with its tree.
 pub struct Running {
-    captive: Arc<Captive>,
-    qmp: Arc<Qmp>,
+    parts: Parts,
     events: Option<QmpEvents>,
-    agent: Option<Arc<Agent>>,
     log: Log,
-    at_end: AtEnd,
+    /// Its end is that of the machine.
+    owned: bool,
+}
+
+/// What a domain's machine is made of.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) captive: Arc<Captive>,
+    pub(super) qmp: Arc<Qmp>,
+    pub(super) agent: Option<Arc<Agent>>,
+    pub(super) at_end: AtEnd,
 }
 
 /// For its last words, once it has been killed.
@@ -59,7 +68,7 @@ impl Running {
         let log = Log::new(room);
         let stderr = captive.stderr.take();
         let captive = Arc::new(captive);
-        let at_end = Arc::new(Mutex::new(Watched::Runs(None)));
+        let at_end = AtEnd(Arc::new(Mutex::new(Watched::Runs(None))));
         let (ends, end) = bounded(1);
         let watch = {
             let (captive, log, at_end) = (captive.clone(), log.clone(), at_end.clone());
@@ -68,7 +77,7 @@ impl Running {
                 let reason = reason(captive.wait().ok().as_ref(), &log);
                 // What it holds is let go of before anybody is told: so who waits for the end finds nothing left.
                 drop(captive);
-                tell(&at_end, reason);
+                at_end.ended(reason);
                 let _ = ends.send(());
             }
         };
@@ -85,17 +94,17 @@ impl Running {
 
     /// Its monitor.
     pub fn qmp(&self) -> &Arc<Qmp> {
-        &self.qmp
+        &self.parts.qmp
     }
 
     /// The agent in its guest, if it was given a channel for one.
     pub fn agent(&self) -> Option<&Arc<Agent>> {
-        self.agent.as_ref()
+        self.parts.agent.as_ref()
     }
 
     /// Its process.
     pub fn captive(&self) -> &Arc<Captive> {
-        &self.captive
+        &self.parts.captive
     }
 
     /// The end of what it wrote.
@@ -108,18 +117,20 @@ impl Running {
         self.events.take()
     }
 
+    pub(super) fn keep(&mut self, events: QmpEvents) {
+        self.events = Some(events);
+    }
+
     /// Has this called when it has ended, with why, by the thread that watches it; at once, if it has. For one only: the
     /// last.
     pub fn at_end(&self, tell: impl FnOnce(Reason) + Send + 'static) {
-        let mut watched = self.at_end.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *watched {
-            Watched::Runs(told) => *told = Some(Box::new(tell)),
-            Watched::Ended(reason) => {
-                let reason = reason.clone();
-                drop(watched);
-                tell(reason);
-            }
-        }
+        self.parts.at_end.tell(tell);
+    }
+
+    /// It is another's to end.
+    pub(super) fn into_parts(mut self) -> Parts {
+        self.owned = false;
+        self.parts.clone()
     }
 
     /// Ends it, as the plan says. Returns when it has ended, or is stuck.
@@ -129,14 +140,17 @@ impl Running {
 }
 
 impl Launched {
-    pub(super) fn connected(self, qmp: Qmp, events: QmpEvents, agent: Option<Agent>) -> Running {
+    pub(super) fn connected(self, qmp: Qmp, agent: Option<Agent>) -> Running {
         Running {
-            captive: self.captive,
-            qmp: Arc::new(qmp),
-            events: Some(events),
-            agent: agent.map(Arc::new),
+            parts: Parts {
+                captive: self.captive,
+                qmp: Arc::new(qmp),
+                agent: agent.map(Arc::new),
+                at_end: self.at_end,
+            },
+            events: None,
             log: self.log,
-            at_end: self.at_end,
+            owned: true,
         }
     }
 
@@ -157,12 +171,26 @@ impl Launched {
     }
 }
 
-fn tell(at_end: &AtEnd, reason: Reason) {
-    let mut watched = at_end.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = std::mem::replace(&mut *watched, Watched::Ended(reason.clone()));
-    drop(watched);
-    if let Watched::Runs(Some(told)) = before {
-        told(reason);
+impl AtEnd {
+    pub(super) fn tell(&self, tell: impl FnOnce(Reason) + Send + 'static) {
+        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *watched {
+            Watched::Runs(told) => *told = Some(Box::new(tell)),
+            Watched::Ended(reason) => {
+                let reason = reason.clone();
+                drop(watched);
+                tell(reason);
+            }
+        }
+    }
+
+    fn ended(&self, reason: Reason) {
+        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *watched, Watched::Ended(reason.clone()));
+        drop(watched);
+        if let Watched::Runs(Some(told)) = before {
+            told(reason);
+        }
     }
 }
 
@@ -216,34 +244,36 @@ struct Stopping<'a>(&'a Running);
 
 impl Stoppable for Stopping<'_> {
     fn ask(&mut self, command: &str, limit: Duration) -> bool {
-        let asked: Result<serde_json::Value, _> = self.0.qmp.execute_within(command, &(), limit);
+        let asked: Result<serde_json::Value, _> = self.0.qmp().execute_within(command, &(), limit);
         asked.is_ok()
     }
 
     fn terminate(&mut self) -> bool {
-        self.0.captive.signal(Signal::TERM).is_ok()
+        self.0.captive().signal(Signal::TERM).is_ok()
     }
 
     fn kill(&mut self) {
-        let _ = self.0.captive.kill();
+        let _ = self.0.captive().kill();
     }
 
     fn wait(&mut self, limit: Duration) -> bool {
-        matches!(self.0.captive.wait_timeout(limit), Ok(Some(_)))
+        matches!(self.0.captive().wait_timeout(limit), Ok(Some(_)))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The watcher has a handle as well, so nobody else's drop does it.
-        let _ = self.captive.kill();
+        if self.owned {
+            // The watcher has a handle as well, so nobody else's drop does it.
+            let _ = self.parts.captive.kill();
+        }
     }
 }
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running")
-            .field("pid", &self.captive.id())
+            .field("pid", &self.parts.captive.id())
             .finish_non_exhaustive()
     }
 }

@@ -97,6 +97,7 @@ mod tests {
         Ok((split.qemu.to_string(), split.launcher.to_string()))
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "to be compared with")]
     fn both(qemu: &str, launcher: &str) -> Result<(String, String), SplitError> {
         Ok((qemu.to_owned(), launcher.to_owned()))
     }

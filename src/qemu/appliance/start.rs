@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::error::ApplianceError;
 use super::launch::Appliance;
-use super::running::Running;
+use super::log::Log;
 use super::stop::{StopPlan, Stoppable, StoppedBy};
+use crate::Captive;
 use crate::qemu::domain::{
     AsyncJob, Domain, Interrupted, JobError, Machine, Model, Modification, MonitorAccess, Process,
     Wait,
@@ -18,6 +19,18 @@ use crate::qemu::monitor::{Agent, Qmp, QmpEvents};
 pub trait Machines: Model<Monitor = Qmp, Agent = Agent> {}
 
 impl<M: Model<Monitor = Qmp, Agent = Agent>> Machines for M {}
+
+/// What is known of a domain's machine that has been started, beside the domain.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Started {
+    /// Its pid, while it runs.
+    pub pid: u32,
+    /// Its events. For a worker that takes jobs to do what they ask for; who drops them has none.
+    pub events: QmpEvents,
+    /// The end of what it writes.
+    pub log: Log,
+}
 
 /// Why a domain was not started. Nothing of it is left.
 #[derive(Debug)]
@@ -50,22 +63,28 @@ impl std::error::Error for StartError {
     }
 }
 
-/// What keeps a QEMU alive, and ends it: the domain's.
-struct Held(Running);
+/// The domain's hold on its QEMU: without it that ends.
+struct Held(Arc<Captive>);
 
 impl Process for Held {
     fn kill(&self) -> std::io::Result<()> {
-        Process::kill(&**self.0.captive())
+        Process::kill(&*self.0)
     }
 
     fn terminate(&self) -> std::io::Result<()> {
-        Process::terminate(&**self.0.captive())
+        Process::terminate(&*self.0)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The watcher has a handle as well, so nobody else's drop does it.
+        let _ = Process::kill(self);
     }
 }
 
 impl Appliance {
-    /// Starts a domain's machine, as the steps of the async job that starts it, and has the domain told of its end. What
-    /// comes back are its events.
+    /// Starts a domain's machine, as the steps of the async job that starts it, and has the domain told of its end.
     ///
     /// # Errors
     ///
@@ -75,27 +94,30 @@ impl Appliance {
         job: &mut AsyncJob<'_, M>,
         definition: M::Definition,
         live: M::Live,
-    ) -> Result<Option<QmpEvents>, StartError> {
+    ) -> Result<Started, StartError> {
         job.proceed().map_err(StartError::Interrupted)?;
         // Destroyed or aborted meanwhile: that is seen when it has come up, within QEMU's own deadline.
         let _ = job.set_phase("launching");
-        let mut running = self.spawn().map_err(StartError::Appliance)?;
+        let (running, events) = self.launch().map_err(StartError::Appliance)?;
         job.proceed().map_err(StartError::Interrupted)?;
-        let events = running.take_events();
-        let (monitor, agent) = (running.qmp().clone(), running.agent().cloned());
-        let process = Arc::new(Held(running));
+        let started = Started {
+            pid: running.captive().id(),
+            events,
+            log: running.log().clone(),
+        };
+        let parts = running.into_parts();
         let machine = Machine {
             definition,
             live,
-            monitor,
-            agent,
-            process: process.clone(),
+            monitor: parts.qmp,
+            agent: parts.agent,
+            process: Arc::new(Held(parts.captive)),
         };
         let lifeline = job
             .came_up(machine)
             .map_err(|error| StartError::Job(error.cause))?;
-        process.0.at_end(move |reason| lifeline.died(reason));
-        Ok(events)
+        parts.at_end.tell(move |reason| lifeline.died(reason));
+        Ok(started)
     }
 }
 

@@ -115,7 +115,6 @@ impl<M: Model, T> fmt::Debug for Inside<'_, M, T> {
 }
 
 /// In a remote call, whose answer may take long: the job is kept, the state unlocked.
-#[derive(Debug)]
 pub struct Remote<'j, M: Model> {
     pub(super) inner: &'j Inner<M>,
     pub(super) run: Option<Run>,
@@ -133,5 +132,13 @@ impl<M: Model> Remote<'_, M> {
             Some(run) => self.inner.lives(run),
             None => Err(self.inner.death()),
         }
+    }
+}
+
+impl<M: Model> fmt::Debug for Remote<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote")
+            .field("domain", &self.inner.name)
+            .finish_non_exhaustive()
     }
 }

@@ -47,7 +47,18 @@ impl<M: Model> Shared<M> {
     }
 }
 
+impl<M: Model> Drop for Shared<M> {
+    fn drop(&mut self) {
+        for inner in self.registry.all() {
+            inner.kill();
+            let _last = inner.references.unref();
+        }
+    }
+}
+
 /// What a manager has one of. Its configuration does not change; everything else locks itself, inside this crate.
+///
+/// Its machines are captives: when the last handle to it is dropped, those that run are killed.
 pub struct Driver<M: Model>(Arc<Shared<M>>);
 
 impl<M: Model> Driver<M> {

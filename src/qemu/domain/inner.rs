@@ -131,6 +131,16 @@ impl<M: Model> Inner<M> {
         Ok((ticket, object.is_active()))
     }
 
+    /// Kills the process, if there is one: its driver has gone.
+    pub(super) fn kill(&self) {
+        let mut object = self.object();
+        let state = object.state_mut();
+        if let Some(machine) = &state.machine {
+            // What cannot be killed is nobody's any more.
+            state.destroyed = machine.process.kill().is_ok();
+        }
+    }
+
     /// Is not found any more.
     pub(super) fn leave_registry(&self) {
         let driver = self.driver.upgrade();

@@ -1,5 +1,6 @@
 //! The jobs as values: what may be done while one is held, and only then.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
@@ -44,22 +45,18 @@ pub trait ModifyAccess<M: Model>: MonitorAccess<M> {
 }
 
 /// A normal job that only looks.
-#[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct QueryJob<'d, M: Model>(pub(super) Claim<'d, M>);
 
 /// A normal job.
-#[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct Job<'d, M: Model>(pub(super) Claim<'d, M>);
 
 /// A step of an async job: a normal job, which no mask refuses.
-#[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct NestedJob<'j, M: Model>(Claim<'j, M>);
 
 /// The job of who has destroyed the domain.
-#[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct DestroyJob<'d, M: Model> {
     pub(super) claim: Claim<'d, M>,
@@ -67,12 +64,10 @@ pub struct DestroyJob<'d, M: Model> {
 }
 
 /// An agent job.
-#[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct AgentJob<'d, M: Model>(pub(super) Claim<'d, M>);
 
 /// An async job: a long work in steps, beside which normal jobs may run as its mask says.
-#[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct AsyncJob<'d, M: Model> {
     pub(super) claim: Claim<'d, M>,
@@ -89,6 +84,18 @@ macro_rules! adopt {
         }
     };
 }
+
+macro_rules! debug {
+    ($($job:ident $of:tt)+) => {
+        $(impl<M: Model> fmt::Debug for $job<'_, M> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple(stringify!($job)).field(&self.$of).finish()
+            }
+        })+
+    };
+}
+
+debug!(QueryJob 0 Job 0 NestedJob 0 DestroyJob claim AgentJob 0 AsyncJob claim);
 
 impl<M: Model> MonitorAccess<M> for QueryJob<'_, M> {
     fn object(&mut self) -> Object<'_, M> {

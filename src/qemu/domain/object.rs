@@ -103,7 +103,6 @@ impl Drop for Count {
 
 /// A domain's state, locked, to be read. Nobody else can look at it meanwhile: not to be kept while anything is waited
 /// for, which no method of this crate does then.
-#[derive(Debug)]
 pub struct Object<'a, M: Model> {
     state: MutexGuard<'a, State<M>>,
     _count: Count,
@@ -132,7 +131,6 @@ impl<M: Model> Deref for Object<'_, M> {
 }
 
 /// A domain's state, locked, to be changed by who has a job.
-#[derive(Debug)]
 pub struct ObjectMut<'a, M: Model>(Object<'a, M>);
 
 impl<'a, M: Model> ObjectMut<'a, M> {
@@ -179,5 +177,17 @@ impl<M: Model> Deref for ObjectMut<'_, M> {
 
     fn deref(&self) -> &State<M> {
         &self.0
+    }
+}
+
+impl<M: Model> fmt::Debug for Object<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.state.fmt(f)
+    }
+}
+
+impl<M: Model> fmt::Debug for ObjectMut<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
