@@ -15,6 +15,7 @@
 //!   `launcher::tokio` (feature `tokio`), for those that keep std's `Command` `launcher::CommandExt`.
 //! - `clap` (feature `clap`): `--exit-with-parent` and `--run-with OPTIONS` for programs that parse
 //!   their command line with clap's derive. Such a program, written out, is `docs/daemons.md`.
+//! - `qemu` (feature `qemu`): for managers of QEMU guests: domains and their jobs, QMP and guest agent, QEMU as a captive.
 //! - the program `run-with` (feature `cli`): all of it for programs that know nothing of this crate.
 //!
 //! ```no_run
