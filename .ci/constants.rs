@@ -188,7 +188,7 @@ flags! {
     FilterFlag::NOTE_EXIT,
     FdFlag::FD_CLOEXEC,
     OFlag::O_ACCMODE, OFlag::O_CLOEXEC, OFlag::O_DIRECTORY, OFlag::O_NONBLOCK, OFlag::O_RDONLY,
-    SFlag::S_IFIFO, SFlag::S_IFMT,
+    SFlag::S_IFIFO, SFlag::S_IFMT, SFlag::S_IFSOCK,
 }
 
 integers! { gid_t, intptr_t, mode_t, pid_t, size_t, time_t, uid_t, uintptr_t }

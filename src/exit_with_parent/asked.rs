@@ -32,12 +32,16 @@ impl<S: EventSource> Asked<S> {
     }
 
     /// Whether the parent has exited, as far as the system has said. An error: the program has closed
-    /// the source.
+    /// the source, or has made another of the same number.
     pub(super) fn is_gone(&self) -> Result<bool, Errno> {
         self.binding.is_gone(|| {
             let mut events = [Event::NONE];
             let count = self.source.wait(Some(Duration::ZERO), &mut events)?;
-            Ok(count > 0)
+            match events.iter().take(count).next() {
+                None => Ok(false),
+                Some(event) if event.key == PARENT => Ok(true),
+                Some(_) => Err(Errno::EBADF),
+            }
         })
     }
 

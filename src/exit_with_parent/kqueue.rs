@@ -29,19 +29,25 @@
 //!   when it has waited for it (filt_procevent(), reap_child_locked()). Our getppid changes at once.
 //! - The thread has no descriptor table of its own here. A program that closes descriptors it does
 //!   not know (closefrom(2)) after arming ends the watch, silently; once the signal has been sent, SIGKILL
-//!   follows all the same.
+//!   follows all the same. What it has given those numbers to since is left alone: nothing is shut down, closed or
+//!   read by its number before [`Watch::is_whole`].
 //! - Whether this process itself holds the pipe's write end is not looked for.
 //! - DragonFly's procctl(2) has a parent-death signal as FreeBSD's. It is not used: no source of a kernel
 //!   that has it was read, so what clears it is not known here.
 
+#![allow(unsafe_code)]
+
 use std::mem::ManuallyDrop;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal as nix_signal;
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
 
 use super::asked::{self, Asked};
@@ -165,11 +171,12 @@ impl Armed {
         }
         // Before the thread is woken: it may be awake already.
         self.watch.asked.binding().end();
-        let step = ArmStep::Wakeup;
-        let ended = self.watch.stop.shutdown(Shutdown::Both);
         // After a failure all stays open: the program has closed the numbers, and may have given them
         // another meaning.
-        ended.map_err(|errno| ArmError::Os { step, errno })?;
+        if !self.watch.is_whole() {
+            return Err(ArmError::os(ArmStep::Wakeup)(Errno::EBADF));
+        }
+        self.watch.stop.shutdown(Shutdown::Both).map_err(wakeup)?;
         drop(ManuallyDrop::into_inner(self.watch));
         Ok(())
     }
@@ -183,22 +190,24 @@ struct Watch {
     watcher: Watcher<Queue>,
     /// The handle's.
     asked: Asked<Queue>,
-    /// Shut down to end the watch; a plain close would not do while a forked child has a copy.
+    /// Shut down to end the watch; a plain close would not do while a forked child has a copy. Its number is above all
+    /// the others': who closes everything from some number on, and one of them, has closed it.
     stop: UnixStream,
+    /// Which socket it was.
+    was: Option<libc::ino_t>,
     /// Never read: registered.
     _stopped: UnixStream,
 }
 
 impl Watch {
     fn start(parent: Parent, action: Action) -> Result<Arc<Self>, ArmError> {
-        let wakeup = |errno| ArmError::Os {
-            step: ArmStep::Wakeup,
-            errno,
-        };
         let (stop, stopped) = UnixStream::pair().map_err(wakeup)?;
         let who = parent.who();
         let queue = || Queue::new().map_err(ArmError::os(who.step));
         let queues = [queue()?, queue()?];
+        let others = queues.iter().map(AsFd::as_fd).chain([stopped.as_fd()]);
+        let stop = above(stop.as_fd(), others).map_err(ArmError::os(ArmStep::Wakeup))?;
+        let was = socket(stop.as_fd());
         let (end, current) = (parent.interest(), known::current);
         let (watcher, asked) = asked::arm(who, current, queues, end, stopped.as_fd())?;
         let watch = Arc::new(Self {
@@ -206,6 +215,7 @@ impl Watch {
             watcher,
             asked,
             stop,
+            was,
             _stopped: stopped,
         });
         watch.spawn(action)?;
@@ -221,12 +231,55 @@ impl Watch {
     }
 
     fn is_parent_gone(&self) -> bool {
+        let told = if self.is_whole() {
+            self.asked.is_gone()
+        } else {
+            Err(Errno::EBADF)
+        };
         // Where the program has closed the queue, what can be said is who our parent is, and that
         // somebody watches.
-        self.asked.is_gone().unwrap_or_else(|_| {
+        told.unwrap_or_else(|_| {
             !self.asked.binding().is_watched() || still_parent(self.parent.known()).is_err()
         })
     }
+
+    /// Whether the numbers are still ours, as far as can be known: somebody could close them between the look
+    /// and what follows.
+    fn is_whole(&self) -> bool {
+        self.was.is_some() && socket(self.stop.as_fd()) == self.was
+    }
+}
+
+fn wakeup(errno: std::io::Error) -> ArmError {
+    ArmError::Os {
+        step: ArmStep::Wakeup,
+        errno,
+    }
+}
+
+/// The same socket with a number above these, close-on-exec.
+fn above<'a>(
+    socket: BorrowedFd<'_>,
+    others: impl Iterator<Item = BorrowedFd<'a>>,
+) -> Result<UnixStream, Errno> {
+    let highest = others.map(|fd| fd.as_raw_fd()).max().unwrap_or(-1);
+    let lowest = highest.saturating_add(1);
+    let number = fcntl(socket, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    // SAFETY: just made, and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) }.into())
+}
+
+/// Which socket this is, if it is one: a local one has a number that no other has had, given when it is first asked for
+/// (uipc_sense() and its like, `sys/kern/uipc_usrreq.c`); what has none says 0. Where counting begins with 0 (macOS, NetBSD,
+/// OpenBSD), the first of all gets another when it is asked again.
+fn socket(fd: BorrowedFd<'_>) -> Option<libc::ino_t> {
+    let number = || {
+        let stat = fstat(fd).ok()?;
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        (kind == SFlag::S_IFSOCK).then_some(stat.st_ino)
+    };
+    let first = number()?;
+    if first == 0 { number() } else { Some(first) }.filter(|number| *number != 0)
 }
 
 /// What the thread does to the process.

@@ -140,6 +140,67 @@ fn the_exit_of_a_process() {
     drop(stop);
 }
 
+/// A program that has closed all that it does not know, and given the numbers to others: those are left alone.
+#[test]
+fn numbers_that_are_anothers() {
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let (action, told) = telling();
+    let armed = Armed::arm(request(Expected::Fd(reader), action)).unwrap();
+    let (mut ours, strangers) = UnixStream::pair().unwrap();
+    let number = armed.watch.stop.as_raw_fd();
+    // SAFETY: the number is given up by the watch, as when the program has closed it; nothing else has it.
+    assert_eq!(unsafe { libc::dup2(strangers.as_raw_fd(), number) }, number);
+    drop(strangers);
+    assert!(armed.parent_is_alive());
+    assert!(!armed.watch.is_whole());
+    let error = armed.disarm().unwrap_err();
+    assert!(matches!(
+        error,
+        ArmError::Os {
+            step: ArmStep::Wakeup,
+            ..
+        }
+    ));
+    // Open, and not shut down.
+    // SAFETY: still open, and borrowed for this test alone.
+    let strangers = unsafe { BorrowedFd::borrow_raw(number) };
+    ours.write_all(b"a").unwrap();
+    let mut byte = [0];
+    assert_eq!(nix::unistd::read(strangers, &mut byte), Ok(1));
+    assert_eq!(nix::unistd::write(strangers, b"b"), Ok(1));
+    assert!(told.is_empty());
+    drop(writer);
+}
+
+#[test]
+fn whoever_closes_all_from_some_number_on_closes_the_highest() {
+    let (one, other) = UnixStream::pair().unwrap();
+    let same = above(one.as_fd(), [other.as_fd(), one.as_fd()].into_iter()).unwrap();
+    assert!(same.as_raw_fd() > one.as_raw_fd().max(other.as_raw_fd()));
+    assert_eq!(socket(same.as_fd()), socket(one.as_fd()));
+    assert_ne!(socket(other.as_fd()), socket(one.as_fd()));
+    assert!(socket(one.as_fd()).is_some());
+    assert_eq!(socket(nix::unistd::pipe().unwrap().0.as_fd()), None);
+}
+
+/// As below, for the handle's source.
+#[test]
+fn another_source_is_asked() {
+    use crate::exit_with_parent::binding::Binding;
+
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let queue = Queue::new().unwrap();
+    let (readable, other) = nix::unistd::pipe().unwrap();
+    drop(other);
+    queue
+        .add(Key(0), Interest::Readable(readable.as_fd()))
+        .unwrap();
+    let parent = Interest::Closed(reader.as_fd());
+    let asked = Asked::register(queue, Arc::new(Binding::new()), parent).unwrap();
+    assert_eq!(asked.is_gone(), Err(Errno::EBADF));
+    drop(writer);
+}
+
 /// A source that the program has closed and made anew: its events are not ours.
 #[test]
 fn a_source_in_place_of_ours() {

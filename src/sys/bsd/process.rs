@@ -71,8 +71,8 @@ pub(crate) fn getpid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
 
-/// Our parent's pid. 1 or a reaper's when the parent has ended; on macOS and FreeBSD a debugger's while it
-/// traces us by ptrace(2).
+/// Our parent's pid. 1 or a reaper's when the parent has ended; on macOS a debugger's while it traces us by
+/// ptrace(2), on FreeBSD the parent's all the same (p_oppid, kern_getppid(), `sys/kern/kern_prot.c`).
 pub(crate) fn getppid() -> i32 {
     nix::unistd::getppid().as_raw()
 }

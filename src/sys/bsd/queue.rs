@@ -35,7 +35,7 @@
 //! - The filter's number is an unsigned 32 bits on NetBSD, a signed 16 elsewhere: nix's type is
 //!   the system's.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -97,6 +97,12 @@ impl Queue {
             key: key(event),
             eof: eof || is_exit(event),
         })
+    }
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
