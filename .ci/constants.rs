@@ -151,7 +151,7 @@ constants! {
     SigmaskHow::SIG_SETMASK,
     Errno::EACCES, Errno::EBADF, Errno::EBUSY, Errno::ECANCELED, Errno::EINTR, Errno::EINVAL, Errno::EMFILE,
     Errno::ENOBUFS, Errno::ENODEV, Errno::ENOENT, Errno::ENOEXEC, Errno::ENOMEM, Errno::ENOSYS, Errno::ENOTDIR,
-    Errno::EPERM, Errno::ESRCH, Errno::ESTALE, Errno::ETIMEDOUT, libc::ECHILD,
+    Errno::EFBIG, Errno::EPERM, Errno::EPIPE, Errno::ESRCH, Errno::ESTALE, Errno::ETIMEDOUT, libc::ECHILD,
     libc::MAP_ANON, libc::MAP_SHARED, libc::PROT_READ, libc::PROT_WRITE,
     libc::MSG_DONTWAIT, libc::SOL_SOCKET, libc::PRIO_PROCESS, libc::TIOCSCTTY, libc::RLIM_INFINITY,
     libc::SA_RESTART, libc::SA_SIGINFO, libc::WCONTINUED, libc::WNOHANG, libc::WUNTRACED,

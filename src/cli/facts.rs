@@ -6,6 +6,7 @@ use std::time::Instant;
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
 use super::machine::{Facts, Time};
+use super::writing;
 
 /// What is so now.
 pub(super) struct Now {
@@ -36,6 +37,10 @@ impl Facts for Now {
 
     fn leads_session(&self) -> bool {
         getsid(None) == Ok(getpid())
+    }
+
+    fn has_raised(&self, signal: i32) -> bool {
+        writing::has_raised(signal)
     }
 }
 

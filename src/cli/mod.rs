@@ -38,6 +38,7 @@ mod server;
 mod status;
 mod systemd;
 mod words;
+mod writing;
 
 cfg_if::cfg_if! {
     if #[cfg(any(
@@ -143,5 +144,5 @@ fn print(text: &str) -> Result<i32, Failure> {
 
 /// Says something on standard error; there is nobody to tell if that fails.
 fn say(message: &str) {
-    let _ = writeln!(std::io::stderr(), "run-with: {message}");
+    let _ = writing::write(&mut std::io::stderr(), &format!("run-with: {message}\n"));
 }

@@ -1,7 +1,7 @@
 //! What is told on the side: `--status-fd` and `--pidfile`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Failure;
+use super::writing::write;
 
 /// An event for the status descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +45,7 @@ impl StatusFd {
         };
         let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
         if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
-            let _ = file.write_all(line.as_bytes());
+            let _ = write(file, &line);
         }
     }
 }
@@ -95,8 +96,7 @@ impl Pidfile {
         let Some(mut file) = self.file.take() else {
             return Ok(());
         };
-        let written = file
-            .write_all(format!("{pid}\n").as_bytes())
+        let written = write(&mut file, &format!("{pid}\n"))
             .and_then(|()| fs::rename(&self.temporary, &self.path))
             .and_then(|()| file.metadata());
         let metadata = written.map_err(|error| failure(&self.path, &error))?;

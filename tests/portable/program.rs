@@ -1,7 +1,8 @@
 //! The program run-with.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
@@ -32,6 +33,8 @@ pub fn tests() -> Vec<Trial> {
         test("program::parent_killed", parent_killed),
         test("program::itself_killed", itself_killed),
         test("program::passes_a_signal_on", passes_on),
+        test("program::passes_on_a_broken_pipe", broken_pipe),
+        test("program::keeps_what_its_writing_raises", own_writing),
         test("program::exec", exec),
         test("program::mechanisms", || {
             let output = run_with(&["--mechanisms", "--json"]).output()?;
@@ -117,6 +120,54 @@ fn passes_on() -> Outcome {
     let status = scene.wait()?;
     ensure!(status.signal() == Some(Signal::SIGTERM as i32), "{status}");
     scene.all_gone().map(drop)
+}
+
+/// SIGPIPE from outside is a signal as any other, also after one of run-with's own.
+fn broken_pipe() -> Outcome {
+    let (reader, writer) = nix::unistd::pipe()?;
+    drop(reader);
+    let script = "echo started; read word";
+    let mut command = run_with(&[
+        "--status-fd=2",
+        "exit-with-parent=on",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    let mut scene = Scene::start(command.stderr(writer))?;
+    scene.expect("started")?;
+    scene.lives_on()?;
+    scene.signal(Signal::SIGPIPE)?;
+    let status = scene.wait()?;
+    ensure!(status.signal() == Some(Signal::SIGPIPE as i32), "{status}");
+    scene.all_gone().map(drop)
+}
+
+/// What run-with's own writing raises, to a pipe that nobody reads or beyond the limit of a file's size, does not reach
+/// the command.
+fn own_writing() -> Outcome {
+    let (reader, writer) = nix::unistd::pipe()?;
+    drop(reader);
+    let name = format!("captive-portable.{}", std::process::id());
+    let place = std::env::temp_dir().join(name);
+    let file = File::create(&place)?;
+    std::fs::remove_file(&place)?;
+    let outputs = [
+        ("SIGPIPE", Stdio::from(writer)),
+        ("SIGXFSZ", Stdio::from(file)),
+    ];
+    for (signal, output) in outputs {
+        let script = "ulimit -f 0; exec \"$0\" --status-fd=2 exit-with-parent=on -- sh -c 'read word; exit 6'";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, &path()]).stderr(output);
+        let mut scene = Scene::start(&mut shell)?;
+        scene.lives_on()?;
+        scene.say("go")?;
+        let status = scene.wait()?;
+        ensure!(status.code() == Some(6), "{signal}: {status}");
+    }
+    Ok(())
 }
 
 /// Where the kernel sends a parent-death signal it is kept across exec; else it is refused.

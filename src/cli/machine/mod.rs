@@ -13,6 +13,7 @@
 //! | SIGCONT otherwise | passed on to a command in another process group |
 //! | a terminal's signal, from the kernel | passed on to a command in another process group; a hang-up also if run-with leads the session |
 //! | a terminal's signal, nobody says from whom, run-with's group has the terminal | taken for the terminal's |
+//! | SIGPIPE, SIGXFSZ, from the kernel or nobody says from whom, after a write of run-with's that raises it | not passed on |
 //! | any other signal | passed on, unless the command sent it, or run-with itself |
 
 use std::ffi::c_int;
@@ -99,6 +100,8 @@ pub(super) trait Facts {
     fn foreground(&self) -> Option<i32>;
     /// Whether run-with leads its session.
     fn leads_session(&self) -> bool;
+    /// Whether a write of run-with's has raised this signal since this was last asked.
+    fn has_raised(&self, signal: c_int) -> bool;
 }
 
 /// Something to be done.
@@ -308,8 +311,9 @@ impl Machine {
         }
         match sender {
             Sender::Process(pid) => pid != self.setup.command && pid != self.setup.own_pid,
-            // Anything else from the kernel, such as an alarm set before an exec, is run-with's alone.
-            Sender::Kernel | Sender::Unknown => true,
+            // Anything else from the kernel is meant for the command, such as an alarm set before an exec, but what
+            // run-with's own writing has raised.
+            Sender::Kernel | Sender::Unknown => !facts.has_raised(signal),
         }
     }
 }

@@ -16,6 +16,7 @@ struct Given {
     command_group: Option<i32>,
     foreground: Option<i32>,
     leads_session: bool,
+    raised: c_int,
 }
 
 impl Facts for Given {
@@ -37,6 +38,10 @@ impl Facts for Given {
 
     fn leads_session(&self) -> bool {
         self.leads_session
+    }
+
+    fn has_raised(&self, signal: c_int) -> bool {
+        self.raised == signal
     }
 }
 
@@ -63,6 +68,7 @@ fn facts(now: Time) -> Given {
         command_group: Some(OWN),
         foreground: None,
         leads_session: false,
+        raised: 0,
     }
 }
 
@@ -210,9 +216,29 @@ fn who_sent_it_decides() {
             assert!(!passed_on(signal, Sender::Process(COMMAND), facts));
             assert!(!passed_on(signal, Sender::Process(OWN), facts));
         }
-        // An alarm is run-with's alone.
+        // The alarm that was set before an exec.
         assert!(passed_on(libc::SIGALRM, Sender::Kernel, facts));
         assert!(passed_on(libc::SIGTERM, Sender::Unknown, facts));
+    }
+}
+
+#[test]
+fn what_its_own_writing_has_raised_is_its_own() {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        for facts in [facts(Duration::ZERO), apart()] {
+            let wrote = Given {
+                raised: signal,
+                ..facts
+            };
+            for sender in [Sender::Kernel, Sender::Unknown] {
+                assert!(!passed_on(signal, sender, wrote));
+                assert!(passed_on(signal, sender, facts), "from outside");
+                assert!(passed_on(libc::SIGTERM, sender, wrote));
+            }
+            // A kernel that says who it was is believed.
+            assert!(passed_on(signal, Sender::Process(STRANGER), wrote));
+            assert!(!passed_on(signal, Sender::Process(OWN), facts));
+        }
     }
 }
 

@@ -44,7 +44,18 @@ impl Signals {
     pub(crate) fn next(&self) -> Option<Received> {
         let received = self.fd.read()?;
         if is_freebsd() {
-            return Some(received);
+            // What a write of ours raises is from the kernel there, and on Linux from ourselves.
+            let of_a_write = [libc::SIGPIPE, libc::SIGXFSZ].contains(&received.signal)
+                && received.sender == super::getpid();
+            return Some(if of_a_write {
+                Received {
+                    from_kernel: true,
+                    sender: 0,
+                    ..received
+                }
+            } else {
+                received
+            });
         }
         Some(Received {
             from_kernel: false,
