@@ -43,6 +43,15 @@ impl Words {
             .is_ok()
     }
 
+    /// Whether somebody has: the parent is gone.
+    #[cfg_attr(
+        target_os = "linux",
+        allow(dead_code, reason = "a pidfd says so there")
+    )]
+    pub(super) fn is_claimed(&self) -> bool {
+        self.signalled.load(Ordering::SeqCst) != 0
+    }
+
     /// Whether the signal has been sent: one who claimed it may have been stopped or killed since.
     pub(super) fn is_signalled(&self) -> bool {
         self.signalled.load(Ordering::SeqCst) == SENT
@@ -82,7 +91,9 @@ mod tests {
     #[test]
     fn one_claims_and_others_see_it_sent() {
         let words = Words::default();
+        assert!(!words.is_claimed());
         assert!(words.claim_signal());
+        assert!(words.is_claimed());
         assert!(!words.claim_signal());
         assert!(!words.is_signalled());
         words.set_signalled();

@@ -15,8 +15,11 @@ pub(crate) enum OnClose {
     /// The kernel sends it SIGKILL, whatever user it has become: procdesc_close(), FreeBSD's
     /// `sys/kern/sys_procdesc.c`.
     Kill,
-    /// Nothing; PD_DAEMON.
+    /// Nothing but that its parent is the next reaper: PD_DAEMON. The parent's exit closes descriptors before it looks at
+    /// its children (exit1(), `sys/kern/kern_exit.c`), so the parent-death signal of this one is never sent.
     LetLive,
+    /// There is no descriptor: fork(2). The parent-death signal is sent.
+    NoDescriptor,
 }
 
 /// A child that has been made.

@@ -26,14 +26,14 @@ use nix::errno::Errno;
 
 use super::super::machine::{Ending, PATIENCE};
 use super::supervisor::Page;
-use super::sys::{self, Child, OnClose, Queue};
+use super::sys::{self, OnClose, Queue};
 use crate::exit_with_parent::{Parent, Signal};
 use crate::sys::event_source::{Event, EventSource, Interest, Key};
 
 /// The guard as run-with knows it.
 #[derive(Debug)]
 pub(super) struct Guard {
-    child: Child,
+    pid: i32,
     /// A stream socket to it: its end is the guard's. What is sent says that there is a command.
     socket: OwnedFd,
 }
@@ -49,8 +49,9 @@ impl Guard {
         let supervisor = sys::getpid();
         let (socket, theirs) = sys::stream_sockets()
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        // Without a descriptor, whose closing would give the guard to another parent before it got its signal.
         // SAFETY: one thread; the guard ends by `exit`, and drops nothing.
-        let forked = unsafe { sys::fork(OnClose::LetLive) }?;
+        let forked = unsafe { sys::fork(OnClose::NoDescriptor) }?;
         let Some(child) = forked else {
             // A new session: away from the terminal's signals and from the group's.
             let _ = sys::setsid();
@@ -70,7 +71,10 @@ impl Guard {
             watch.run()
         };
         drop(theirs);
-        let guard = Self { child, socket };
+        let guard = Self {
+            pid: child.pid,
+            socket,
+        };
         if guard.says_it_watches() {
             return Ok(guard);
         }
@@ -96,15 +100,15 @@ impl Guard {
     }
 
     pub(super) fn pid(&self) -> i32 {
-        self.child.pid
+        self.pid
     }
 
     /// Ends the guard and reaps it, so that nobody else has to.
     pub(super) fn end(&self) {
-        let _ = sys::kill(self.child.pid, libc::SIGKILL);
+        let _ = sys::kill(self.pid, libc::SIGKILL);
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
-            match sys::next_change(Some(self.child.pid)) {
+            match sys::next_change(Some(self.pid)) {
                 Some((_, sys::Change::Exited(_) | sys::Change::Killed(_))) => return,
                 _ => std::thread::sleep(Duration::from_micros(200)),
             }
@@ -113,10 +117,7 @@ impl Guard {
 
     /// The descriptors that must stay open.
     pub(super) fn raw_fds(&self) -> impl Iterator<Item = RawFd> {
-        let descriptor = self.child.descriptor.as_ref().map(AsRawFd::as_raw_fd);
-        [Some(self.socket.as_raw_fd()), descriptor]
-            .into_iter()
-            .flatten()
+        std::iter::once(self.socket.as_raw_fd())
     }
 }
 
@@ -154,32 +155,49 @@ impl Watch<'_> {
         if sys::has_parent_death_signal() {
             let _ = sys::arm_parent_death(libc::SIGCONT);
         }
-        let (Ok(queue), mut seen) = (Queue::new(), Seen::default()) else {
+        let Ok((queue, mut seen)) = self.start() else {
+            // Of no use, and run-with is told so by its end; but if that has ended meanwhile there is no other guard.
+            if self.is_alone() && !self.page.is_done() {
+                self.kill(Seen::default());
+            }
             sys::exit(1)
         };
-        match queue.add(SUPERVISOR, Interest::Exit(self.supervisor)) {
-            Ok(()) => {}
-            Err(Errno::ESRCH) => seen.supervisor = true,
-            Err(_) => sys::exit(1),
-        }
-        // What was registered is the right process if that is still our parent.
-        seen.supervisor |= sys::getppid() != self.supervisor;
-        match self.parent.map(|parent| parent.watch(&queue, PARENT)) {
-            None | Some(Ok(())) => {}
-            Some(Err(Errno::ESRCH)) => seen.parent = true,
-            Some(Err(_)) => sys::exit(1),
-        }
-        if queue.add(TOLD, Interest::Readable(self.socket)).is_err()
-            || sys::send(self.socket, &[0]).is_err()
-        {
-            sys::exit(1)
-        }
         // A guard that replaces another is not told again.
         self.watch_command(&queue, &mut seen);
         while !seen.parent {
             self.wait(&queue, &mut seen, None);
         }
         self.parent_ended(&queue, &mut seen)
+    }
+
+    /// Registers all but the command, and says so to run-with, if that has not ended meanwhile.
+    fn start(&self) -> Result<(Queue, Seen), Errno> {
+        let (queue, mut seen) = (Queue::new()?, Seen::default());
+        match queue.add(SUPERVISOR, Interest::Exit(self.supervisor)) {
+            Err(Errno::ESRCH) => seen.supervisor = true,
+            registered => registered?,
+        }
+        // A guard that replaces another, after the parent's exit: the number may be somebody else's by now.
+        seen.parent = self.page.is_claimed();
+        let parent = self.parent.filter(|_| !seen.parent);
+        match parent.map(|parent| parent.watch(&queue, PARENT)) {
+            Some(Err(Errno::ESRCH)) => seen.parent = true,
+            registered => registered.unwrap_or(Ok(()))?,
+        }
+        queue.add(TOLD, Interest::Readable(self.socket))?;
+        match sys::send(self.socket, &[0]) {
+            // Its descriptors are closed first.
+            Err(Errno::EPIPE | Errno::ENOTCONN | Errno::ECONNRESET) => seen.supervisor = true,
+            sent => drop(sent?),
+        }
+        // What was registered is the right process if that is still our parent.
+        seen.supervisor |= self.is_alone();
+        Ok((queue, seen))
+    }
+
+    /// Whether run-with has ended.
+    fn is_alone(&self) -> bool {
+        sys::getppid() != self.supervisor
     }
 
     /// Waits for something to happen, once. Does not return when run-with has ended.
@@ -198,7 +216,7 @@ impl Watch<'_> {
         // Our own queue: there is no error but of a system that has lost it.
         let count = queue.wait(limit, &mut events).unwrap_or_else(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            seen.supervisor |= sys::getppid() != self.supervisor;
+            seen.supervisor |= self.is_alone();
             0
         });
         for event in events.iter().take(count) {

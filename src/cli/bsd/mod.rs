@@ -7,8 +7,8 @@
 //!
 //! - A process is named by its pid. The command's is its own until run-with has waited for it; the guard, which
 //!   has no such hold, watches its end, and what is left is the moment between a look and a signal.
-//! - On FreeBSD the command is made by pdfork: whoever ends run-with has the kernel end the command. Elsewhere the guard
-//!   alone does it, so both killed in one instant leave the command alive.
+//! - On FreeBSD a command that is bound is made by pdfork: whoever ends run-with has the kernel end the command. Elsewhere
+//!   the guard alone does it, so both killed in one instant leave the command alive.
 //! - There are trees on FreeBSD alone, by its reaper. Nobody holds them but run-with: if *it* is killed, what descends
 //!   from the command, but for the command and the group it leads, goes to the next reaper and lives.
 //! - Who sent a signal is not known everywhere: see `Sender::Unknown`.

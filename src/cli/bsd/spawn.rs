@@ -17,7 +17,7 @@ use crate::run_with::Plan;
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) pid: i32,
-    /// FreeBSD's process descriptor: closed, by the end of run-with, it ends the command.
+    /// FreeBSD's process descriptor, of a command that is bound: closed, by the end of run-with, it ends the command.
     descriptor: Option<OwnedFd>,
 }
 
@@ -99,8 +99,14 @@ pub(super) fn spawn(
     let supervisor = sys::getpid();
     let steps = plan.in_child();
     let (exec, theirs) = sys::pipe().map_err(failed("pipe"))?;
+    // A command that is bound to nothing outlives run-with.
+    let on_close = if bound {
+        OnClose::Kill
+    } else {
+        OnClose::NoDescriptor
+    };
     // SAFETY: one thread; the child executes or ends, and drops nothing.
-    let forked = unsafe { sys::fork(OnClose::Kill) }.map_err(failed("fork"))?;
+    let forked = unsafe { sys::fork(on_close) }.map_err(failed("fork"))?;
     let Some(child) = forked else {
         // Before all else: from here on the guard knows whom to end.
         page.set_pid(sys::getpid());
@@ -131,8 +137,8 @@ pub(super) fn spawn(
 /// In the command's process: from the plan's end to exec. System calls only.
 fn become_program(program: &mut Program, signals: &Signals, bound_to: Option<i32>) -> (u32, Errno) {
     if let Some(supervisor) = bound_to {
-        // FreeBSD: once more what the process descriptor does. After the plan: in the stand-in a change of
-        // user clears it.
+        // FreeBSD: what the process descriptor does, should somebody have a copy of that: a guard that was stopped
+        // before it closed what it inherited. After the plan: in the stand-in a change of user clears it.
         if sys::has_parent_death_signal() {
             if let Err(errno) = sys::arm_parent_death(libc::SIGKILL) {
                 return (PARENT, errno);

@@ -185,6 +185,8 @@ impl Supervisor {
         match command {
             // A zombie, which some systems do not register: it has not been waited for.
             Err(Errno::ESRCH) => self.tell(Input::Ending),
+            // NetBSD, of a command that has gained privileges by its exec. SIGCHLD tells its end.
+            Err(Errno::EACCES) if self.command.raw_fd().is_none() => {}
             registered => return registered,
         }
         Ok(())
@@ -289,7 +291,10 @@ impl Supervisor {
     fn run(&mut self) -> Result<End, Failure> {
         loop {
             self.read_signals();
-            self.look_at_the_start(self.end.is_some());
+            if self.look_at_the_start(self.end.is_some()) {
+                // A queue that was made anew does not tell of a signal that came before it.
+                self.read_signals();
+            }
             self.tell(Input::Tick);
             if let Some(end) = self.end {
                 self.look_at_the_start(true);
@@ -343,7 +348,7 @@ impl Supervisor {
     /// Tells the machine what has happened to the command; reaps everybody else.
     fn look_at_the_children(&mut self) {
         // Who has a process descriptor is waited for by its pid alone.
-        let by_pid = Some(Some(self.command.pid)).filter(|_| sys::has_process_descriptors());
+        let by_pid = self.command.raw_fd().map(|_| Some(self.command.pid));
         for child in std::iter::once(None).chain(by_pid) {
             while self.end.is_none() {
                 let Some((pid, change)) = sys::next_change(child) else {
@@ -370,16 +375,19 @@ impl Supervisor {
         }
     }
 
-    /// Looks whether the command has exec'ed, or never will: the latter too if it has `ended`.
-    fn look_at_the_start(&mut self, ended: bool) {
-        if let Some(starting) = self
+    /// Looks whether the command has exec'ed, or never will: the latter too if it has `ended`. Whether that was
+    /// so, and had not been seen.
+    fn look_at_the_start(&mut self, ended: bool) -> bool {
+        let Some(starting) = self
             .starting
             .take_if(|starting| ended || starting.is_over())
-        {
-            if let Err(failure) = self.started(starting, ended) {
-                self.failed = Some(failure);
-            }
+        else {
+            return false;
+        };
+        if let Err(failure) = self.started(starting, ended) {
+            self.failed = Some(failure);
         }
+        true
     }
 
     /// The command has exec'ed, or it never will.
@@ -522,13 +530,9 @@ fn clear_tree(guard: &mut Option<Guard>) -> bool {
     let since = Instant::now();
     loop {
         let _ = sys::kill_descendants(libc::SIGKILL);
-        // Who has a process descriptor is waited for by its pid alone.
-        let guards = guard.as_ref().map(Guard::pid);
-        for child in std::iter::once(None).chain(guards.map(Some)) {
-            while let Some((pid, change)) = sys::next_change(child) {
-                if matches!(change, Change::Exited(_) | Change::Killed(_)) {
-                    guard.take_if(|guard| guard.pid() == pid);
-                }
+        while let Some((pid, change)) = sys::next_change(None) {
+            if matches!(change, Change::Exited(_) | Change::Killed(_)) {
+                guard.take_if(|guard| guard.pid() == pid);
             }
         }
         if sys::count_descendants() == Ok(0) {

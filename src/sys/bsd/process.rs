@@ -4,16 +4,16 @@ use nix::errno::Errno;
 
 use crate::sys::posix::{Child, OnClose};
 
-/// Whether a child comes with a process descriptor: FreeBSD. Such a child is waited for by its pid alone,
+/// Whether a child can come with a process descriptor: FreeBSD. Such a child is waited for by its pid alone,
 /// never by a wait for any, and sends no SIGCHLD (proc_to_reap() and exit1(), `sys/kern/kern_exit.c`).
 pub(crate) fn has_process_descriptors() -> bool {
     cfg!(target_os = "freebsd")
 }
 
-/// fork(2), on FreeBSD pdfork(2): `None` in the child.
+/// fork(2), on FreeBSD pdfork(2) unless no descriptor is wanted: `None` in the child.
 ///
 /// FreeBSD's pdfork is the bare system call: no handler of pthread_atfork(3) is run, and no lock of the
-/// C library is made good. Elsewhere the handlers are run.
+/// C library is made good. With fork(2) the handlers are run.
 ///
 /// # Safety
 /// If the process has other threads, the child calls nothing but what is async-signal-safe until it
@@ -33,6 +33,8 @@ cfg_if::cfg_if! {
             let daemon = match on_close {
                 OnClose::Kill => 0,
                 OnClose::LetLive => libc::PD_DAEMON,
+                // SAFETY: the caller's promise.
+                OnClose::NoDescriptor => return unsafe { plain() },
             };
             let mut descriptor = -1;
             // SAFETY: the kernel writes one int, in the parent; the rest is the caller's promise.
@@ -51,12 +53,24 @@ cfg_if::cfg_if! {
         /// As [`fork`].
         unsafe fn make(_on_close: OnClose) -> Result<Option<Child>, Errno> {
             // SAFETY: the caller's promise.
-            let pid = unsafe { libc::fork() };
-            match Errno::result(pid)? {
-                0 => Ok(None),
-                pid => Ok(Some(Child { pid, descriptor: None })),
-            }
+            unsafe { plain() }
         }
+    }
+}
+
+/// fork(2).
+///
+/// # Safety
+/// As [`fork`].
+unsafe fn plain() -> Result<Option<Child>, Errno> {
+    // SAFETY: the caller's promise.
+    let pid = unsafe { libc::fork() };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => Ok(Some(Child {
+            pid,
+            descriptor: None,
+        })),
     }
 }
 

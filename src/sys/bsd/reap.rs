@@ -55,7 +55,8 @@ cfg_if::cfg_if! {
         }
 
         /// Has the kernel send this signal to the calling process when its parent ends; PROC_PDEATHSIG_CTL, 11.2. A fork
-        /// clears it, and so does exec of a set-user-ID program (do_execve(), `sys/kern/kern_exec.c`), nothing else.
+        /// clears it, and so does exec of a set-user-ID program (do_execve(), `sys/kern/kern_exec.c`), nothing else. A child whose process
+        /// descriptor the parent's exit closes for the last time has another parent by then, and gets none.
         pub(crate) fn arm_parent_death(signal: i32) -> Result<(), Errno> {
             let mut signal = signal;
             // SAFETY: the command reads one int.

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 
 use super::is_freebsd;
-use super::process::getpid;
+use super::process::{GIVEN_AWAY, getpid};
 use crate::sys::linux as sys;
 use crate::sys::posix::kill;
 
@@ -54,6 +55,9 @@ pub(crate) fn count_descendants() -> Result<u32, Errno> {
 pub(crate) fn arm_parent_death(signal: i32) -> Result<(), Errno> {
     if !is_freebsd() {
         return Err(Errno::ENOSYS);
+    }
+    if GIVEN_AWAY.load(Relaxed) {
+        return Ok(());
     }
     sys::set_parent_death_signal(signal)
 }
