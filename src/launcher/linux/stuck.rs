@@ -1,7 +1,6 @@
 //! What a process that does not end is doing; proc(5), as far as it may be read.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::super::captive::Stuck;
@@ -15,7 +14,7 @@ pub(super) fn look_at(process: &Process) -> Stuck {
         wchan: String::new(),
         descendants: Vec::new(),
     };
-    let Some(directory) = proc::directory(process.as_fd()) else {
+    let Some(directory) = proc::directory(process) else {
         return stuck;
     };
     let stat = fs::read(directory.join("stat")).unwrap_or_default();

@@ -30,6 +30,8 @@ pub fn take_away(what: &str) {
         "proc-empty" => mount("tmpfs", "/proc", 0, ""),
         // As another user sees it: what follows is not root's.
         "proc-hidepid" => mount("proc", "/proc", 0, "hidepid=2"),
+        // As Linux before 5.14 has it for who is not dumpable. The subject has one thread yet.
+        "proc-fdinfo-hidden" => mount("tmpfs", "/proc/self/fdinfo", 0, ""),
         "cgroup-unmounted" => unmount(&group()),
         "cgroup-read-only" => {
             let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;

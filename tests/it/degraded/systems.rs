@@ -430,6 +430,22 @@ const SYSTEMS: &[System] = &[
         ],
     },
     System {
+        name: "fdinfo-hidden",
+        calls: &[],
+        place: "proc-fdinfo-hidden",
+        parts: &[
+            ("arm", Holds("pidfd on the parent")),
+            ("tree process", Holds("Process")),
+            ("tree user", Holds("UserNamespace")),
+            ("tree marks", Holds("TreeBestEffort")),
+            ("std", Holds("std")),
+            ("ready unix", Holds("ready")),
+            ("ready tcp", Holds("ready")),
+            ("ready notify", Holds("ready")),
+            ("run-with --server", Holds("")),
+        ],
+    },
+    System {
         name: "no-cgroup-mounted",
         calls: &[],
         place: "cgroup-unmounted",

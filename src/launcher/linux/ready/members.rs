@@ -1,7 +1,6 @@
 //! The processes of a captive's tree, as `/proc` shows them.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use super::super::tree::is_marked_in;
 
 /// Their directories: the captive's own first.
 pub(super) fn of(process: &Process) -> impl Iterator<Item = PathBuf> + '_ {
-    let main = proc::directory(process.as_fd());
+    let main = proc::directory(process);
     let mut near = Vec::new();
     if let Some(main) = &main {
         super::super::stuck::collect(main, &mut near);
@@ -44,7 +43,7 @@ pub(super) fn is_member(process: &Process, pid: i32) -> bool {
         return true;
     }
     let mut near = Vec::new();
-    if let Some(main) = proc::directory(process.as_fd()) {
+    if let Some(main) = proc::directory(process) {
         super::super::stuck::collect(&main, &mut near);
     }
     near.contains(&pid.unsigned_abs())
@@ -73,7 +72,7 @@ fn belongs(process: &Process) -> impl Fn(&Path) -> bool + 'static {
     let tree = process.tree();
     let namespace = tree
         .and_then(|tree| tree.init())
-        .and_then(|init| proc::directory(init.as_fd()))
+        .and_then(|init| proc::directory(init))
         .and_then(|init| fs::read_link(init.join("ns/pid")).ok());
     let name = tree.map(|tree| Name::of(tree.for_message().1));
     let in_cgroup = tree.is_some_and(|tree| tree.cgroup().is_some());

@@ -41,7 +41,7 @@ impl Sockets {
                 SockProtocol::NetlinkSockDiag,
             )
         };
-        let theirs = proc::directory(process.as_fd()).ok_or(Errno::ESRCH)?;
+        let theirs = proc::directory(process).ok_or(Errno::ESRCH)?;
         let namespace = |directory: &Path| fs::read_link(directory.join("ns/net"));
         let same = match (
             namespace(&theirs),

@@ -13,9 +13,10 @@ use super::cgroup::Why;
 use crate::sys::linux as sys;
 
 /// Whether a walk would find anybody: with a `/proc` that is hidden (none is mounted, another file system over it) it
-/// finds nobody, and everybody lives on.
+/// finds nobody, and everybody lives on. That our own environment is there, not that we may read it: it is root's if we
+/// are not dumpable, which says nothing of those that have executed a program.
 pub(super) fn can_walk() -> Result<(), Why> {
-    let readable = fs::read_dir("/proc").and_then(|_| File::open("/proc/self/environ"));
+    let readable = fs::read_dir("/proc").and_then(|_| fs::metadata("/proc/self/environ"));
     readable.map(drop).map_err(|error| {
         let errno = error.raw_os_error().map(Errno::from_raw);
         ("/proc does not show processes".to_owned(), errno)

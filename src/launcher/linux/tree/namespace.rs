@@ -123,7 +123,7 @@ impl Namespace {
 fn await_exec(init: &Process) {
     const LIMIT: Duration = Duration::from_secs(2);
     let deadline = Instant::now() + LIMIT;
-    let Some(directory) = proc::directory(init.as_fd()) else {
+    let Some(directory) = proc::directory(init) else {
         return;
     };
     let name = directory.join("comm");
@@ -136,7 +136,7 @@ fn await_exec(init: &Process) {
 /// map of one's own user needs no privilege, one of the group that setgroups(2) has been given up.
 fn map_ourselves(init: &Process) -> Result<(), Why> {
     // It lives as long as its pipe, so the number stays its own.
-    let directory = proc::directory(init.as_fd())
+    let directory = proc::directory(init)
         .ok_or_else(|| ("/proc does not show the namespace's init".to_owned(), None))?;
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let files = [

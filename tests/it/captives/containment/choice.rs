@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     ("tree-of-root", ROOT, of_root),
     ("tree-of-a-user", USER, || of_a_user(true)),
     ("tree-of-an-undumpable-user", USER, || of_a_user(false)),
+    ("best-effort-of-an-undumpable-user", ROOT, marks_of_a_user),
     ("tree-after-a-change-of-user", USER, after_a_change),
     ("tree-without-pid-namespaces", CGROUP, by_cgroup),
     ("tree-of-nothing-as-root", CGROUP, nothing_as_root),
@@ -41,6 +42,24 @@ fn of_a_user(dumpable: bool) -> Outcome {
         let found = chosen(&mut tree())?;
         ensure!(found == Containment::UserNamespace, "{found}");
     }
+    Ok(())
+}
+
+/// What belongs to root in `/proc` is the launcher's own alone: the captives' is theirs.
+fn marks_of_a_user() -> Outcome {
+    become_nobody(false)?;
+    let mut command = contained(
+        shell("setsid sleep 1000 & echo $!; exec sleep 1000"),
+        Containment::TreeBestEffort,
+    );
+    let mut captive = command.stdout(Stdio::Piped).spawn()?;
+    let mut line = String::new();
+    let said = captive.stdout.take().ok_or("no pipe")?;
+    BufReader::new(said).read_line(&mut line)?;
+    let descendant = Witness::of(line.trim().parse()?)?;
+    captive.kill()?;
+    tree_ended(&captive)?;
+    ensure!(descendant.gone(), "a descendant lives on");
     Ok(())
 }
 

@@ -38,6 +38,9 @@ pub fn tests(add: &mut dyn FnMut(&str, &'static [Need], fn() -> Outcome)) {
     add("listener-that-may-not-be-seen", &[Need::Root], || {
         in_role("ready", "not-seen")
     });
+    add("listener-of-an-undumpable-launcher", &[Need::Root], || {
+        in_role("ready", "seen-by-an-undumpable")
+    });
     add("connect-with-a-full-queue", &[], full_queue);
     add("connect-tcp-nobody-answers", &[], nobody_answers);
     add("connect-of-another", &[], connects_to_another);
@@ -49,7 +52,8 @@ pub fn role(name: &str) -> Option<Outcome> {
     Some(match name {
         "relative" => relative(),
         "two-file-systems" => two_file_systems(),
-        "not-seen" => not_seen(),
+        "not-seen" => not_seen(true),
+        "seen-by-an-undumpable" => not_seen(false),
         _ => return None,
     })
 }
@@ -584,8 +588,9 @@ fn of_another_user() -> Outcome {
     Ok(())
 }
 
-/// A launcher that is not root: a captive of its user is seen, one that hides itself is not, and it is said.
-fn not_seen() -> Outcome {
+/// A launcher that is not root: a captive of its user is seen, one that hides itself is not, and it is said. `dumpable`: what
+/// a launcher that has been started as such is; one that has become it is not, and what is its own in `/proc` is root's.
+fn not_seen(dumpable: bool) -> Outcome {
     let place = Place::new()?;
     let exe = File::open(std::env::current_exe()?)?;
     // A program that a user without rights may execute is not readable: keep it by its descriptor.
@@ -594,8 +599,11 @@ fn not_seen() -> Outcome {
         ensure!(libc::setgroups(0, std::ptr::null()) == 0, "setgroups");
         ensure!(libc::setresgid(nobody, nobody, nobody) == 0, "setresgid");
         ensure!(libc::setresuid(nobody, nobody, nobody) == 0, "setresuid");
-        // A change of user has made this process undumpable, so that it cannot open its own /proc.
-        ensure!(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) == 0, "prctl");
+        let dumpable = libc::c_ulong::from(dumpable);
+        ensure!(
+            libc::prctl(libc::PR_SET_DUMPABLE, dumpable, 0, 0, 0) == 0,
+            "prctl"
+        );
     }
     let command = |ready: Ready, steps: &[&str]| -> Fallible<Command> {
         let mut command = Command::new("/proc/self/fd/500");
