@@ -23,6 +23,7 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const BASH: &[Need] = &[Need::Program("bash")];
 const BASH_ROOT: &[Need] = &[Need::Root, Need::Program("bash")];
+const BASH_CGROUPS: &[Need] = &[Need::Root, Need::Cgroups, Need::Program("bash")];
 const TMUX: &[Need] = &[Need::Program("bash"), Need::Program("tmux")];
 
 pub fn tests() -> Vec<Trial> {
@@ -54,7 +55,7 @@ pub fn tests() -> Vec<Trial> {
         test("terminal::suspend_tree", BASH_ROOT, || {
             on_pty_with("--tree", suspend)
         }),
-        test("terminal::suspend_tree_cgroup", BASH_ROOT, || {
+        test("terminal::suspend_tree_cgroup", BASH_CGROUPS, || {
             on_pty_with("--tree-by=cgroup", suspend)
         }),
     ]

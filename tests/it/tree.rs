@@ -23,6 +23,14 @@ const WAYS: [(&str, &[&str]); 4] = [
     ("cgroup", &["--tree-by", "cgroup"]),
 ];
 
+fn needs(flags: &[&str]) -> &'static [Need] {
+    if flags.contains(&"cgroup") {
+        &[Need::Root, Need::Cgroups]
+    } else {
+        &[Need::Root]
+    }
+}
+
 pub fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
     for (name, flags) in WAYS {
@@ -41,10 +49,14 @@ pub fn tests() -> Vec<Trial> {
         ];
         for (what, body) in bodies {
             let name = format!("tree::{what}::{name}");
-            trials.push(test(&name, &[Need::Root], move || body(flags)));
+            trials.push(test(&name, needs(flags), move || body(flags)));
+        }
+        // Not where there are no other users.
+        if !flags.contains(&"user-namespace") {
+            let name = format!("tree::other_user::{name}");
+            trials.push(test(&name, needs(flags), move || other_user(flags)));
         }
     }
-    trials.push(test("tree::other_user", &[Need::Root], other_user));
     trials.push(test("tree::not_root", &[Need::Root], not_root));
     trials.push(test("tree::refused_with_exec", &[], refused_with_exec));
     trials.push(test("tree::without", &[Need::Root], without));
@@ -252,21 +264,15 @@ fn signal_is_passed_on(flags: &[&str]) -> Outcome {
 }
 
 /// The command has another user, so a cgroup would do; as root a namespace comes first.
-fn other_user() -> Outcome {
-    for (_, flags) in WAYS {
-        if flags.contains(&"user-namespace") {
-            // Where there are no other users.
-            continue;
-        }
-        let scene = scene(flags, &["exit-with-parent=on,user=nobody"])?;
-        let uids = status_field(scene.command.pid, "Uid").unwrap_or_default();
-        ensure!(
-            uids.split_whitespace().all(|uid| uid == "65534"),
-            "its user is {uids}"
-        );
-        scene.run_with.signal(libc::SIGKILL);
-        scene.all_ends()?;
-    }
+fn other_user(flags: &[&str]) -> Outcome {
+    let scene = scene(flags, &["exit-with-parent=on,user=nobody"])?;
+    let uids = status_field(scene.command.pid, "Uid").unwrap_or_default();
+    ensure!(
+        uids.split_whitespace().all(|uid| uid == "65534"),
+        "its user is {uids}"
+    );
+    scene.run_with.signal(libc::SIGKILL);
+    scene.all_ends()?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use captive::{Captive, Command};
 use libtest_mimic::Trial;
 
 use super::in_role;
-use super::steps::{CONTAINMENTS, doing, doing_by_descriptor, end, needs_of};
+use super::steps::{CONTAINMENTS, doing, doing_by_descriptor, end, needs_as_root, needs_of};
 use crate::support::process::readable_within;
 use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, test};
 
@@ -28,7 +28,7 @@ pub fn tests() -> Vec<Trial> {
             as_it_knows_itself(containment)
         }));
         let name = format!("captives::listen::another-user::{containment}");
-        trials.push(test(&name, &[Need::Root], move || {
+        trials.push(test(&name, needs_as_root(containment), move || {
             as_another_user(containment)
         }));
     }

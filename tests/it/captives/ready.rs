@@ -17,7 +17,7 @@ use captive::launcher::{
 use captive::{Captive, Command};
 use libtest_mimic::Trial;
 
-use super::steps::{self, CONTAINMENTS, doing, doing_by_descriptor, end, needs_of};
+use super::steps::{self, CONTAINMENTS, doing, doing_by_descriptor, end, needs_as_root, needs_of};
 use super::{in_role, shell};
 use crate::support::process::{await_that, readable_within, state};
 use crate::support::{Fallible, HANG, Need, Outcome, SURVIVES, Tag, Witness, test};
@@ -35,6 +35,25 @@ pub fn tests() -> Vec<Trial> {
             trials.push(test(&name, needs_of(containment), move || {
                 kind_with(kind, containment)
             }));
+        }
+    }
+    for (name, body) in sockets::OF_TREES.iter().chain(notifications::OF_TREES) {
+        for containment in CONTAINMENTS {
+            let name = format!("captives::ready::{name}::{containment}");
+            trials.push(test(&name, needs_of(containment), move || {
+                body(containment)
+            }));
+        }
+    }
+    for (name, body) in sockets::AS_ROOT.iter().chain(notifications::AS_ROOT) {
+        for containment in CONTAINMENTS {
+            // There are neither other users nor networks of the launcher's in that one.
+            if containment == Containment::UserNamespace {
+                continue;
+            }
+            let name = format!("captives::ready::{name}::{containment}");
+            let needs = needs_as_root(containment);
+            trials.push(test(&name, needs, move || body(containment)));
         }
     }
     let mut add = |name: &str, needs: &'static [Need], body: fn() -> Outcome| {
@@ -77,6 +96,9 @@ pub fn role(args: &[OsString]) -> i32 {
 
 /// How long something that does not happen is waited for.
 const SOON: Duration = Duration::from_millis(120);
+
+/// A test by name, of every containment.
+type Contained = (&'static str, fn(Containment) -> Outcome);
 
 /// A captive in a directory of its own.
 struct Place {

@@ -28,7 +28,16 @@ pub const CONTAINMENTS: [Containment; 6] = [
 pub fn needs_of(containment: Containment) -> &'static [Need] {
     match containment {
         Containment::Process | Containment::TreeBestEffort => &[],
+        Containment::Cgroup => &[Need::Root, Need::Cgroups],
         _ => &[Need::Root],
+    }
+}
+
+/// The same for a test that is root's with any.
+pub fn needs_as_root(containment: Containment) -> &'static [Need] {
+    match needs_of(containment) {
+        [] => &[Need::Root],
+        needs => needs,
     }
 }
 

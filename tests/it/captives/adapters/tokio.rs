@@ -32,7 +32,7 @@ type Test = Pin<Box<dyn Future<Output = Outcome>>>;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
-    let both: [(&str, &'static [Need], fn() -> Test); 28] = [
+    let both: [(&str, &'static [Need], fn() -> Test); 31] = [
         ("wait", &[], || Box::pin(wait())),
         ("spawn-does-not-block", &[], || Box::pin(spawn_aside())),
         ("spawn-error", &[], || Box::pin(spawn_error())),
@@ -60,7 +60,16 @@ pub fn tests() -> Vec<Trial> {
         }),
         ("ready-errors", &[], || Box::pin(ready_errors())),
         ("ready-without-end", &[], || Box::pin(ready_without_end())),
-        ("tree", &[Need::Root], || Box::pin(trees())),
+        ("tree-pid-namespace", &[Need::Root], || {
+            Box::pin(trees(Containment::PidNamespace))
+        }),
+        ("tree-cgroup", &[Need::Root, Need::Cgroups], || {
+            Box::pin(trees(Containment::Cgroup))
+        }),
+        ("tree-marks", &[], || {
+            Box::pin(trees(Containment::TreeBestEffort))
+        }),
+        ("tree-none", &[], || Box::pin(no_tree())),
         ("tree-removed", &[Need::Root, Need::Cgroups], || {
             Box::pin(tree_removed())
         }),
@@ -612,33 +621,29 @@ async fn ready_without_end() -> Outcome {
     Ok(())
 }
 
-async fn trees() -> Outcome {
-    let kinds = [
-        Containment::PidNamespace,
-        Containment::Cgroup,
-        Containment::TreeBestEffort,
-    ];
-    for kind in kinds {
-        let tag = Tag::new();
-        let mut command =
-            shell("(trap '' TERM HUP; setsid sleep 601) & echo on; read line; exit 6");
-        command.env("CAPTIVE_TEST_TAG", tag.value());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.ready(Ready::Line(Stream::Stdout, "on".into()));
-        command.containment(kind);
-        let mut captive = spawn(command).await?;
-        ensure!(captive.containment() == kind, "{}", captive.containment());
-        captive.wait_ready(LONG).await?;
-        let daemon = tag.await_process("sleep")?;
-        let short = captive.wait_tree(Duration::from_millis(30)).await?;
-        ensure!(!short && daemon.alive(), "{kind}: it has ended");
-        drop(captive.stdin.take());
-        ensure!(captive.wait_tree(LONG).await?, "{kind}: something is left");
-        ensure!(!daemon.alive(), "{kind}: the daemon is left");
-        ensure!(captive.wait_tree(Duration::ZERO).await?, "{kind}: again");
-        ensure!(ended(&captive).await?.status().code() == Some(6), "6");
-    }
-    // Without a tree its own end counts.
+async fn trees(kind: Containment) -> Outcome {
+    let tag = Tag::new();
+    let mut command = shell("(trap '' TERM HUP; setsid sleep 601) & echo on; read line; exit 6");
+    command.env("CAPTIVE_TEST_TAG", tag.value());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.ready(Ready::Line(Stream::Stdout, "on".into()));
+    command.containment(kind);
+    let mut captive = spawn(command).await?;
+    ensure!(captive.containment() == kind, "{}", captive.containment());
+    captive.wait_ready(LONG).await?;
+    let daemon = tag.await_process("sleep")?;
+    let short = captive.wait_tree(Duration::from_millis(30)).await?;
+    ensure!(!short && daemon.alive(), "{kind}: it has ended");
+    drop(captive.stdin.take());
+    ensure!(captive.wait_tree(LONG).await?, "{kind}: something is left");
+    ensure!(!daemon.alive(), "{kind}: the daemon is left");
+    ensure!(captive.wait_tree(Duration::ZERO).await?, "{kind}: again");
+    ensure!(ended(&captive).await?.status().code() == Some(6), "6");
+    Ok(())
+}
+
+/// Its own end counts.
+async fn no_tree() -> Outcome {
     let captive = sleeper().await?;
     ensure!(!captive.wait_tree(Duration::ZERO).await?, "it runs");
     captive.kill()?;

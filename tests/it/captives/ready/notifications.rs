@@ -2,9 +2,14 @@
 
 use super::*;
 
+pub const OF_TREES: &[Contained] = &[
+    ("notify-of-a-child", of_a_child),
+    ("notify-of-a-daemon", of_a_daemon),
+];
+
+pub const AS_ROOT: &[Contained] = &[("notify-as-another-user", as_another_user)];
+
 pub fn tests(add: &mut dyn FnMut(&str, &'static [Need], fn() -> Outcome)) {
-    add("notify-of-a-child", &[], of_a_child);
-    add("notify-of-a-daemon", &[Need::Root], of_a_daemon);
     add(
         "notify-of-a-child-that-has-ended",
         &[],
@@ -18,43 +23,35 @@ pub fn tests(add: &mut dyn FnMut(&str, &'static [Need], fn() -> Outcome)) {
     add("notify-with-descriptors", &[], with_descriptors);
     add("notify-after-it-is-ready", &[], after_it_is_ready);
     add("notify-by-python", &[Need::Program("python3")], by_python);
-    add("notify-as-another-user", &[Need::Root], as_another_user);
     add("notify-not-asked", &[], not_asked);
     add("notify-two-threads", &[], two_threads);
 }
 
-fn of_a_child() -> Outcome {
-    for containment in CONTAINMENTS {
-        if !needs_of(containment).is_empty() && !nix::unistd::geteuid().is_root() {
-            continue;
-        }
-        let place = Place::new()?;
-        let captive = place
-            .command(Ready::Notify, &["fork", "notify", "READY=1", "for-ever"])?
-            .containment(containment)
-            .spawn()?;
-        is_ready(&captive).map_err(|error| format!("{containment}: {error}"))?;
-        end(&captive)?;
-    }
+fn of_a_child(containment: Containment) -> Outcome {
+    let place = Place::new()?;
+    let captive = place
+        .command(Ready::Notify, &["fork", "notify", "READY=1", "for-ever"])?
+        .containment(containment)
+        .spawn()?;
+    is_ready(&captive).map_err(|error| format!("{containment}: {error}"))?;
+    end(&captive)?;
     Ok(())
 }
 
 /// A daemon's parent has ended: only a tree knows whose it is.
-fn of_a_daemon() -> Outcome {
-    for containment in CONTAINMENTS {
-        let place = Place::new()?;
-        let steps = ["daemonise", "notify", "READY=1", "for-ever"];
-        let captive = place
-            .command(Ready::Notify, &steps)?
-            .containment(containment)
-            .spawn()?;
-        if containment == Containment::Process {
-            another_is_there(&captive, "not of its tree")?;
-        } else {
-            is_ready(&captive).map_err(|error| format!("{containment}: {error}"))?;
-        }
-        end(&captive)?;
+fn of_a_daemon(containment: Containment) -> Outcome {
+    let place = Place::new()?;
+    let steps = ["daemonise", "notify", "READY=1", "for-ever"];
+    let captive = place
+        .command(Ready::Notify, &steps)?
+        .containment(containment)
+        .spawn()?;
+    if containment == Containment::Process {
+        another_is_there(&captive, "not of its tree")?;
+    } else {
+        is_ready(&captive).map_err(|error| format!("{containment}: {error}"))?;
     }
+    end(&captive)?;
     Ok(())
 }
 
@@ -315,23 +312,21 @@ fn by_python() -> Outcome {
     Ok(())
 }
 
-fn as_another_user() -> Outcome {
-    for containment in [Containment::Process, Containment::Tree, Containment::Cgroup] {
-        for before in ["chdir", "fork"] {
-            let mut steps = vec![before];
-            if before == "chdir" {
-                steps.push("/");
-            }
-            steps.extend(["notify", "READY=1", "for-ever"]);
-            let place = Place::new()?;
-            let captive = doing_by_descriptor(&place.tag, &steps)?
-                .containment(containment)
-                .run_with("user=65534:65534".parse()?)
-                .ready(Ready::Notify)
-                .spawn()?;
-            is_ready(&captive)?;
-            end(&captive)?;
+fn as_another_user(containment: Containment) -> Outcome {
+    for before in ["chdir", "fork"] {
+        let mut steps = vec![before];
+        if before == "chdir" {
+            steps.push("/");
         }
+        steps.extend(["notify", "READY=1", "for-ever"]);
+        let place = Place::new()?;
+        let captive = doing_by_descriptor(&place.tag, &steps)?
+            .containment(containment)
+            .run_with("user=65534:65534".parse()?)
+            .ready(Ready::Notify)
+            .spawn()?;
+        is_ready(&captive)?;
+        end(&captive)?;
     }
     Ok(())
 }

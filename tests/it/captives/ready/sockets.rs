@@ -5,6 +5,16 @@ use super::*;
 const NBDKIT: &[Need] = &[Need::Program("nbdkit")];
 const QEMU: &[Need] = &[Need::Program("qemu-system-x86_64")];
 
+pub const OF_TREES: &[Contained] = &[
+    ("listener-of-a-child", of_a_child),
+    ("listener-of-a-daemon", of_a_daemon),
+];
+
+pub const AS_ROOT: &[Contained] = &[
+    ("listener-in-a-network-namespace", in_a_network),
+    ("listener-of-another-user", of_another_user),
+];
+
 pub fn tests(add: &mut dyn FnMut(&str, &'static [Need], fn() -> Outcome)) {
     add("unix-of-another", &[], unix_of_another);
     add("tcp-of-another", &[], tcp_of_another);
@@ -22,19 +32,11 @@ pub fn tests(add: &mut dyn FnMut(&str, &'static [Need], fn() -> Outcome)) {
     add("unix-among-many", &[], among_many);
     add("tcp-any-address", &[], any_address);
     add("tcp-connected-is-no-listener", &[], connected);
-    add("listener-of-a-child", &[Need::Root], of_a_child);
-    add("listener-of-a-daemon", &[Need::Root], of_a_daemon);
-    add(
-        "listener-in-a-network-namespace",
-        &[Need::Root],
-        in_a_network,
-    );
     add(
         "listener-in-its-own-new-network",
         &[Need::Root],
         new_network,
     );
-    add("listener-of-another-user", &[Need::Root], of_another_user);
     add("listener-that-may-not-be-seen", &[Need::Root], || {
         in_role("ready", "not-seen")
     });
@@ -432,40 +434,42 @@ fn connected() -> Outcome {
 }
 
 /// A listener that a descendant has, as `before` makes it.
-fn of_a_descendant(before: &str, as_process: fn(&Captive) -> Outcome) -> Outcome {
-    for containment in CONTAINMENTS {
-        let place = Place::new()?;
-        let (path, port) = (place.text("socket"), free_port()?);
-        let address = format!("127.0.0.1:{port}");
-        for (ready, step, operand) in [
-            (Ready::UnixListener(path.clone().into()), "unix", &path),
-            (Ready::TcpListener(port), "tcp", &address),
-        ] {
-            let done = place.text(step);
-            let captive = place
-                .command(ready, &[before, step, operand, "write", &done, "for-ever"])?
-                .containment(containment)
-                .spawn()?;
-            await_that("the listener", || Path::new(&done).exists())?;
-            let outcome = if containment == Containment::Process {
-                as_process(&captive)
-            } else {
-                is_ready(&captive).map(drop)
-            };
-            outcome.map_err(|error| format!("{containment}, {step}: {error}"))?;
-            end(&captive)?;
-        }
+fn of_a_descendant(
+    containment: Containment,
+    before: &str,
+    as_process: fn(&Captive) -> Outcome,
+) -> Outcome {
+    let place = Place::new()?;
+    let (path, port) = (place.text("socket"), free_port()?);
+    let address = format!("127.0.0.1:{port}");
+    for (ready, step, operand) in [
+        (Ready::UnixListener(path.clone().into()), "unix", &path),
+        (Ready::TcpListener(port), "tcp", &address),
+    ] {
+        let done = place.text(step);
+        let captive = place
+            .command(ready, &[before, step, operand, "write", &done, "for-ever"])?
+            .containment(containment)
+            .spawn()?;
+        await_that("the listener", || Path::new(&done).exists())?;
+        let outcome = if containment == Containment::Process {
+            as_process(&captive)
+        } else {
+            is_ready(&captive).map(drop)
+        };
+        outcome.map_err(|error| format!("{containment}, {step}: {error}"))?;
+        end(&captive)?;
     }
     Ok(())
 }
 
-fn of_a_child() -> Outcome {
-    of_a_descendant("fork", |captive| is_ready(captive).map(drop))
+fn of_a_child(containment: Containment) -> Outcome {
+    of_a_descendant(containment, "fork", |captive| is_ready(captive).map(drop))
 }
 
 /// A daemon whose parent has ended: only a tree knows whose it is.
-fn of_a_daemon() -> Outcome {
-    of_a_descendant("daemonise", |captive| {
+fn of_a_daemon(containment: Containment) -> Outcome {
+    of_a_descendant(containment, "daemonise", |captive| {
         another_is_there(captive, "not of its tree")
     })
 }
@@ -481,59 +485,57 @@ fn network() -> Fallible<File> {
     Ok(made.join().map_err(|_| "the thread")??)
 }
 
-fn in_a_network() -> Outcome {
-    for containment in [Containment::Process, Containment::Tree, Containment::Cgroup] {
-        let place = Place::new()?;
-        let namespace = network()?;
-        // Here the port is another's, which is none of the captive's business.
-        let other = TcpListener::bind("0.0.0.0:0")?;
-        let port = other.local_addr()?.port();
-        let address = format!("0.0.0.0:{port}");
-        let there = |ready: Ready, steps: &[&str]| -> Fallible<Captive> {
-            Ok(place
-                .command(ready, steps)?
-                .containment(containment)
-                .network_namespace(namespace.try_clone()?)
-                .spawn()?)
-        };
-        none_is_there(&there(Ready::TcpListener(port), &["for-ever"])?)?;
-        for before in [&["chdir", "/"][..], &["fork"]] {
-            let mut steps = before.to_vec();
-            steps.extend(["tcp", &address, "for-ever"]);
-            let captive = there(Ready::TcpListener(port), &steps)?;
-            is_ready(&captive)?;
-            end(&captive)?;
-            await_that("the end of its children", || {
-                place.tag.processes().is_empty() || {
-                    for (pid, _) in place.tag.processes() {
-                        Witness::of(pid).map(|one| one.signal(libc::SIGKILL)).ok();
-                    }
-                    false
+fn in_a_network(containment: Containment) -> Outcome {
+    let place = Place::new()?;
+    let namespace = network()?;
+    // Here the port is another's, which is none of the captive's business.
+    let other = TcpListener::bind("0.0.0.0:0")?;
+    let port = other.local_addr()?.port();
+    let address = format!("0.0.0.0:{port}");
+    let there = |ready: Ready, steps: &[&str]| -> Fallible<Captive> {
+        Ok(place
+            .command(ready, steps)?
+            .containment(containment)
+            .network_namespace(namespace.try_clone()?)
+            .spawn()?)
+    };
+    none_is_there(&there(Ready::TcpListener(port), &["for-ever"])?)?;
+    for before in [&["chdir", "/"][..], &["fork"]] {
+        let mut steps = before.to_vec();
+        steps.extend(["tcp", &address, "for-ever"]);
+        let captive = there(Ready::TcpListener(port), &steps)?;
+        is_ready(&captive)?;
+        end(&captive)?;
+        await_that("the end of its children", || {
+            place.tag.processes().is_empty() || {
+                for (pid, _) in place.tag.processes() {
+                    Witness::of(pid).map(|one| one.signal(libc::SIGKILL)).ok();
                 }
-            })?;
-        }
-        // And one of that namespace is not taken, though it has the port there.
-        let first = there(Ready::TcpListener(port), &["tcp", &address, "for-ever"])?;
-        is_ready(&first)?;
-        another_is_there(
-            &there(Ready::TcpListener(port), &["for-ever"])?,
-            "not of its tree",
-        )?;
-        let path = place.text("socket");
-        let steps = ["unix", &path, "for-ever"];
-        is_ready(&there(Ready::UnixListener(path.clone().into()), &steps)?)?;
-        // The launcher's threads are where they were.
-        let own = fs::read_link("/proc/self/ns/net")?;
-        for task in fs::read_dir("/proc/self/task")?.flatten() {
-            let Ok(theirs) = fs::read_link(task.path().join("ns/net")) else {
-                continue;
-            };
-            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            ensure!(
-                theirs == own || !name.starts_with("captive-"),
-                "{name} is in {theirs:?}"
-            );
-        }
+                false
+            }
+        })?;
+    }
+    // And one of that namespace is not taken, though it has the port there.
+    let first = there(Ready::TcpListener(port), &["tcp", &address, "for-ever"])?;
+    is_ready(&first)?;
+    another_is_there(
+        &there(Ready::TcpListener(port), &["for-ever"])?,
+        "not of its tree",
+    )?;
+    let path = place.text("socket");
+    let steps = ["unix", &path, "for-ever"];
+    is_ready(&there(Ready::UnixListener(path.clone().into()), &steps)?)?;
+    // The launcher's threads are where they were.
+    let own = fs::read_link("/proc/self/ns/net")?;
+    for task in fs::read_dir("/proc/self/task")?.flatten() {
+        let Ok(theirs) = fs::read_link(task.path().join("ns/net")) else {
+            continue;
+        };
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        ensure!(
+            theirs == own || !name.starts_with("captive-"),
+            "{name} is in {theirs:?}"
+        );
     }
     Ok(())
 }
@@ -561,28 +563,22 @@ fn new_network() -> Outcome {
 }
 
 /// The launcher is root and sees everybody's descriptors.
-fn of_another_user() -> Outcome {
-    for containment in CONTAINMENTS {
-        // There are no other users in that one.
-        if containment == Containment::UserNamespace {
-            continue;
-        }
-        let place = Place::new()?;
-        for (_, kind) in KINDS {
-            let (ready, steps) = kind(&place)?;
-            let mut all: Vec<&str> = steps.iter().map(String::as_str).collect();
-            all.push("for-ever");
-            let captive = doing_by_descriptor(&place.tag, &all)?
-                .run_with("user=65534:65534".parse()?)
-                .containment(containment)
-                .stdout(Stdio::Piped)
-                .ready(ready.clone())
-                .spawn()?;
-            is_ready(&captive).map_err(|error| format!("{containment}: {ready}: {error}"))?;
-            end(&captive)?;
-            for name in ["socket", "file"] {
-                let _ = fs::remove_file(place.path(name));
-            }
+fn of_another_user(containment: Containment) -> Outcome {
+    let place = Place::new()?;
+    for (_, kind) in KINDS {
+        let (ready, steps) = kind(&place)?;
+        let mut all: Vec<&str> = steps.iter().map(String::as_str).collect();
+        all.push("for-ever");
+        let captive = doing_by_descriptor(&place.tag, &all)?
+            .run_with("user=65534:65534".parse()?)
+            .containment(containment)
+            .stdout(Stdio::Piped)
+            .ready(ready.clone())
+            .spawn()?;
+        is_ready(&captive).map_err(|error| format!("{containment}: {ready}: {error}"))?;
+        end(&captive)?;
+        for name in ["socket", "file"] {
+            let _ = fs::remove_file(place.path(name));
         }
     }
     Ok(())

@@ -21,9 +21,6 @@ pub fn tests() -> Vec<Trial> {
             body,
         ));
     };
-    for (name, by) in ALL {
-        add(format!("not_done::{name}"), Box::new(move || not_done(by)));
-    }
     for (name, by) in KINDS {
         add(format!("done::{name}"), Box::new(move || done(by)));
         add(
@@ -38,6 +35,10 @@ pub fn tests() -> Vec<Trial> {
         "directory_of_living_launcher".into(),
         Box::new(directory_of_living_launcher),
     );
+    for (name, by) in ALL {
+        let name = format!("captives::trees::detach::not_done::{name}");
+        trials.push(test(&name, by.needs(), move || not_done(by)));
+    }
     trials
 }
 

@@ -24,13 +24,17 @@ const NEEDS: &[Need] = &[Need::Root, Need::Cgroups, Need::UserNamespaces];
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
-    let mut add = |name: String, body: Box<dyn FnOnce() -> Outcome + Send>| {
-        trials.push(test(&format!("captives::trees::{name}"), NEEDS, body));
+    let mut add = |name: String, needs, body: Box<dyn FnOnce() -> Outcome + Send>| {
+        trials.push(test(&format!("captives::trees::{name}"), needs, body));
     };
     for (name, by) in ALL {
         for (way, status) in WAYS {
             let body = move || launcher_ends(by, way, status);
-            add(format!("launcher::{way}::{name}"), Box::new(body));
+            add(
+                format!("launcher::{way}::{name}"),
+                by.needs(),
+                Box::new(body),
+            );
         }
         let ways: [(&str, fn(By) -> Outcome); 4] = [
             ("killed", killed),
@@ -40,13 +44,14 @@ pub fn tests() -> Vec<Trial> {
         ];
         for (way, body) in ways {
             let name = format!("captive::{way}::{name}");
-            add(name, Box::new(move || body(by)));
+            add(name, by.needs(), Box::new(move || body(by)));
         }
     }
     for (name, by) in KINDS {
         let body = move || other_user(by);
         add(
             format!("launcher::drops_privileges::{name}"),
+            by.needs(),
             Box::new(body),
         );
     }
@@ -60,9 +65,13 @@ pub fn tests() -> Vec<Trial> {
         ("leaves_its_cgroup::cgroup_is_escaped", escapes),
     ];
     for (name, body) in named {
-        add(name.into(), Box::new(body));
+        add(name.into(), NEEDS, Box::new(body));
     }
-    add("marks_are_cleared".into(), Box::new(marks_are_cleared));
+    add(
+        "marks_are_cleared".into(),
+        By::Marks.needs(),
+        Box::new(marks_are_cleared),
+    );
     for (name, by) in KINDS {
         const NEEDS: &[Need] = &[
             Need::Root,

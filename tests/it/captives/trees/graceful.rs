@@ -8,21 +8,20 @@ use tempfile::NamedTempFile;
 
 use super::scene::{ALL, By, Held, KINDS};
 use crate::captives::death::scene::{Scene, ends, lives};
-use crate::support::{Fallible, Need, Outcome, test};
+use crate::support::{Fallible, Outcome, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    const NEEDS: &[Need] = &[Need::Root, Need::Cgroups, Need::UserNamespaces];
     let mut trials = Vec::new();
     for (name, by) in ALL {
         let name = format!("captives::trees::graceful::main_first::{name}");
-        trials.push(test(&name, NEEDS, move || main_first(by)));
+        trials.push(test(&name, by.needs(), move || main_first(by)));
     }
     for (name, by) in KINDS {
         let full = format!("captives::trees::graceful::order::{name}");
-        trials.push(test(&full, NEEDS, move || order(by)));
+        trials.push(test(&full, by.needs(), move || order(by)));
         let full = format!("captives::trees::graceful::deaf::{name}");
-        trials.push(test(&full, NEEDS, move || deaf(by)));
+        trials.push(test(&full, by.needs(), move || deaf(by)));
     }
     trials
 }

@@ -5,24 +5,25 @@ use libtest_mimic::Trial;
 use super::scene::{ALL, By, Tree, await_no_directories, directories_of, own_cgroup};
 use crate::captives::death::scene::{Scene, ends, init_of, kill, lives, stop};
 use crate::support::cgroups::{Group, version_2};
-use crate::support::{Fallible, Need, Outcome, Witness, test};
+use crate::support::{Fallible, Outcome, Witness, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    const NEEDS: &[Need] = &[Need::Root, Need::Cgroups, Need::UserNamespaces];
     let mut trials = Vec::new();
-    let mut add = |name: String, body: Box<dyn FnOnce() -> Outcome + Send>| {
-        trials.push(test(
-            &format!("captives::trees::guard::{name}"),
-            NEEDS,
-            body,
-        ));
+    let mut add = |name: String, by: By, body: Box<dyn FnOnce() -> Outcome + Send>| {
+        let name = format!("captives::trees::guard::{name}");
+        trials.push(test(&name, by.needs(), body));
     };
     for (name, by) in ALL {
-        add(format!("killed::{name}"), Box::new(move || killed(by)));
-        add(format!("stopped::{name}"), Box::new(move || stopped(by)));
+        add(format!("killed::{name}"), by, Box::new(move || killed(by)));
+        add(
+            format!("stopped::{name}"),
+            by,
+            Box::new(move || stopped(by)),
+        );
         add(
             format!("killed_then_captive::{name}"),
+            by,
             Box::new(move || killed_then_captive(by)),
         );
         if by.is_namespace() {
@@ -30,20 +31,26 @@ pub fn tests() -> Vec<Trial> {
                 // There is no other user there.
                 if main.is_empty() || by.mechanism() != "UserNamespace" {
                     let name = format!("killed_with_launcher{how}::{name}");
-                    add(name, Box::new(move || with_launcher(by, main)));
+                    add(name, by, Box::new(move || with_launcher(by, main)));
                 }
             }
         }
     }
     add(
         "killed_with_launcher::cgroup".into(),
+        By::Cgroup,
         Box::new(with_launcher_in_cgroup),
     );
     add(
         "killed_with_launcher_changed_user::cgroup".into(),
+        By::Cgroup,
         Box::new(with_launcher_in_cgroup_changed_user),
     );
-    add("init_killed".into(), Box::new(init_killed));
+    add(
+        "init_killed".into(),
+        By::PidNamespace,
+        Box::new(init_killed),
+    );
     trials
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::captives::death::scene::{Scene, ends};
 use crate::support::cgroups::{Group, version_2};
 use crate::support::process::{await_that, state};
-use crate::support::{Fallible, HANG, Outcome, Witness};
+use crate::support::{Fallible, HANG, Need, Outcome, Witness};
 
 /// What holds a tree, and for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,14 @@ impl By {
                 let own = version_2().unwrap_or_default();
                 format!("tree=PidNamespace cgroup={}", own.display())
             }
+        }
+    }
+
+    /// What a test with this one needs.
+    pub fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Cgroup | Self::Both => &[Need::Root, Need::Cgroups, Need::UserNamespaces],
+            _ => &[Need::Root, Need::UserNamespaces],
         }
     }
 

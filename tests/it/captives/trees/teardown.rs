@@ -4,17 +4,16 @@ use libtest_mimic::Trial;
 
 use super::scene::{By, Held, KINDS};
 use crate::captives::death::scene::{Scene, ends};
-use crate::support::{Need, Outcome, test};
+use crate::support::{Outcome, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    const NEEDS: &[Need] = &[Need::Root, Need::Cgroups, Need::UserNamespaces];
     let mut trials = Vec::new();
     for (name, by) in KINDS {
         let full = format!("captives::trees::async_teardown::captive_killed::{name}");
-        trials.push(test(&full, NEEDS, move || captive_killed(by)));
+        trials.push(test(&full, by.needs(), move || captive_killed(by)));
         let full = format!("captives::trees::async_teardown::launcher_killed::{name}");
-        trials.push(test(&full, NEEDS, move || launcher_killed(by)));
+        trials.push(test(&full, by.needs(), move || launcher_killed(by)));
     }
     trials
 }
