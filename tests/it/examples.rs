@@ -25,6 +25,8 @@ use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 mod adopted;
 mod appliance;
 mod nbd_harness;
+#[cfg(feature = "qemu")]
+mod vm_manager;
 
 pub use adopted::role as adopter;
 
@@ -40,6 +42,8 @@ const A_WHILE: Duration = Duration::from_secs(1);
 pub fn tests() -> Vec<Trial> {
     let mut trials = appliance::tests();
     trials.extend(nbd_harness::tests());
+    #[cfg(feature = "qemu")]
+    trials.extend(vm_manager::tests());
     trials.extend([
         test(
             "examples::daemon_ends_with_its_parent",

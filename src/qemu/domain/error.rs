@@ -130,7 +130,7 @@ impl fmt::Display for Holders {
             .into_iter()
             .flatten();
         match held.next() {
-            None => return f.write_str("nobody any more"),
+            None => return f.write_str("nobody"),
             Some(holder) => holder.fmt(f)?,
         }
         held.try_for_each(|holder| write!(f, "; {holder}"))
