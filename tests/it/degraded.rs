@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
-use crate::support::process::{RUN_WITH, Reaped};
+use crate::support::process::{Reaped, run_with_path};
 use crate::support::seccomp::{Answer, Rule};
 use crate::support::{Fallible, HANG, Need, Outcome, Session, Tag, Witness, test};
 
@@ -221,7 +221,7 @@ fn see(missing: &str, part: &Part) -> Fallible<Seen> {
     if part.args.is_empty() {
         command.arg(part.name);
     } else {
-        command.args(["exec", RUN_WITH]).args(part.args);
+        command.args(["exec", run_with_path()]).args(part.args);
     }
     let (mut session, parent) = Session::spawn(&mut command)?;
     let mut parent = Reaped(parent);

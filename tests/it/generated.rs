@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::support::process::RUN_WITH;
+use crate::support::process::run_with_path;
 use crate::support::{Need, Outcome, test};
 
 /// What `--generate` takes, and where its output is committed.
@@ -70,7 +70,7 @@ fn root() -> &'static Path {
 
 fn committed() -> Outcome {
     for (kind, path) in FILES {
-        let generated = output(Command::new(RUN_WITH).args(["--generate", kind]))?;
+        let generated = output(Command::new(run_with_path()).args(["--generate", kind]))?;
         let there = fs::read_to_string(root().join(path))?;
         ensure!(
             there == generated,
@@ -82,7 +82,7 @@ fn committed() -> Outcome {
 
 /// The flags as `--help` lists them (`  -s, --signal SIGNAL  what ...`), and the keys (`  user=...`).
 fn flags_and_keys() -> Result<(Vec<String>, Vec<String>), Box<dyn std::error::Error>> {
-    let help = output(Command::new(RUN_WITH).arg("--help"))?;
+    let help = output(Command::new(run_with_path()).arg("--help"))?;
     let (mut flags, mut keys) = (Vec::new(), Vec::new());
     for line in help.lines().filter(|line| line.starts_with("  ")) {
         let words: Vec<&str> = line.split_whitespace().collect();

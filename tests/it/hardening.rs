@@ -17,7 +17,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::races::phase::{children, guard};
 use crate::races::{namespace, trace};
-use crate::support::process::{RUN_WITH, Reaped, await_that, state, status_field};
+use crate::support::process::{Reaped, await_that, run_with_path, state, status_field};
 use crate::support::{Fallible, Need, Outcome, SURVIVES, Tag, Witness, output, test};
 use crate::terminal::{CTRL_C, CTRL_Z, Terminal, both_stop, on_pty};
 
@@ -134,7 +134,7 @@ pub fn recycle() -> i32 {
 }
 
 fn outlives_run_with() -> Outcome {
-    let mut run_with = lonely(Command::new(RUN_WITH).arg(BOUND).args(COMMAND))?;
+    let mut run_with = lonely(Command::new(run_with_path()).arg(BOUND).args(COMMAND))?;
     let pid = i32::try_from(run_with.0.id())?;
     let stale = kill_guard_for_good(&mut run_with.0)?;
     fs::write("/proc/sys/kernel/ns_last_pid", (stale - 1).to_string())?;
@@ -238,7 +238,10 @@ fn start_at_a_terminal(it: &mut Terminal) -> Outcome {
     it.expect("set2")?;
     it.expect("outer> ")?;
     for _ in 0..TRIES {
-        it.line(&format!("PATH=$P {RUN_WITH} --status-fd 2 -- sleep 1000"))?;
+        it.line(&format!(
+            "PATH=$P {} --status-fd 2 -- sleep 1000",
+            run_with_path()
+        ))?;
         let mut found = None;
         await_that("the command's process", || {
             let all = it.tag.processes();
@@ -350,7 +353,8 @@ fn announced_before_it_stops(it: &mut Terminal) -> Outcome {
         let pidfile = dir.path().join("pid");
         let shown = pidfile.display();
         it.line(&format!(
-            "{RUN_WITH} --pidfile {shown} exit-with-parent=on sh -c 'kill -STOP $$'"
+            "{} --pidfile {shown} exit-with-parent=on sh -c 'kill -STOP $$'",
+            run_with_path()
         ))?;
         it.expect("Stopped")?;
         it.expect("outer> ")?;

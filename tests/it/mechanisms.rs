@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::support::process::RUN_WITH;
+use crate::support::process::run_with_path;
 use crate::support::{Need, Outcome, test};
 
 pub fn tests() -> Vec<Trial> {
@@ -96,7 +96,8 @@ pub fn tests() -> Vec<Trial> {
 
 /// run-with, started by `wrapper`.
 fn run(wrapper: &[&str], args: &[&str]) -> Result<Output, Box<dyn std::error::Error>> {
-    let mut words = wrapper.iter().chain([&RUN_WITH]).chain(args);
+    let program = run_with_path();
+    let mut words = wrapper.iter().chain([&program]).chain(args);
     let mut command = Command::new(words.next().ok_or("no program")?);
     let output = command.args(words).stdin(Stdio::null()).output()?;
     Ok(output)

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::support::process::{RUN_WITH, Reaped, await_that, state, status_field};
+use crate::support::process::{Reaped, await_that, run_with_path, state, status_field};
 use crate::support::{Need, Outcome, SURVIVES, Tag, Witness, test};
 
 const ROOT: &[Need] = &[Need::Root];
@@ -75,7 +75,7 @@ fn outer_parent() -> Outcome {
         let tag = Tag::new();
         let mut args = vec!["--new-pid-namespace", "--wait"];
         args.extend(holder);
-        args.extend(["--", RUN_WITH, "exit-with-parent=on", "--"]);
+        args.extend(["--", run_with_path(), "exit-with-parent=on", "--"]);
         args.extend(command.iter().map(String::as_str));
         let (out, err) = launch(&tag, &args)?;
         ensure!(out == "exited 125\n", "{out} {err}");
@@ -93,7 +93,7 @@ fn outer_parent_by_descriptor() -> Outcome {
                 tag.role("launch")
                     .args(["--new-pid-namespace", "--fill", "--fd", fd])
                     .args(holder)
-                    .args(["--", RUN_WITH, "--parent-fd", "{fd}"])
+                    .args(["--", run_with_path(), "--parent-fd", "{fd}"])
                     .args(["exit-with-parent=on", "sleep", "1000"])
                     .stdin(Stdio::piped())
                     .spawn()?,
@@ -120,7 +120,13 @@ fn pid_1_status() -> Outcome {
     ] {
         let tag = Tag::new();
         let mut args = vec!["--new-pid-namespace", "--wait", "--fill", "--fd", "pidfd"];
-        args.extend(["--", RUN_WITH, "--parent-fd", "{fd}", "exit-with-parent=on"]);
+        args.extend([
+            "--",
+            run_with_path(),
+            "--parent-fd",
+            "{fd}",
+            "exit-with-parent=on",
+        ]);
         args.extend(["--", "sh", "-c", script]);
         let (out, err) = launch(&tag, &args)?;
         ensure!(out == expected && err.is_empty(), "{script}: {out} {err}");
@@ -148,7 +154,12 @@ fn pid_1_with_an_orphan(
     let launcher = Reaped(
         tag.role("launch")
             .args(["--new-pid-namespace", "--fill", "--fd", "pidfd", "--"])
-            .args([RUN_WITH, "--parent-fd", "{fd}", "exit-with-parent=on"])
+            .args([
+                run_with_path(),
+                "--parent-fd",
+                "{fd}",
+                "exit-with-parent=on",
+            ])
             .args(["--", "sh", "-c", "(sleep 2000 &); exec tail -f /dev/null"])
             .stdin(Stdio::piped())
             .spawn()?,
@@ -204,7 +215,7 @@ fn launcher_is_pid_1() -> Outcome {
         "--wait",
         "--fill",
         "--",
-        RUN_WITH,
+        run_with_path(),
         "exit-with-parent=on",
     ];
     let run = |more: &[&str]| launch(&Tag::new(), &[&nested[..], more].concat());
@@ -248,7 +259,7 @@ fn recycled_pid() -> Outcome {
     let file = dir.path().join("ran");
     let touch = format!("echo > '{}'", file.display());
     let (out, err) = recycle(&[
-        RUN_WITH,
+        run_with_path(),
         "--expect-parent",
         "{pid}",
         "exit-with-parent=on",
@@ -502,7 +513,7 @@ fn subreaper_told() -> Outcome {
     let this = this.to_str().unwrap();
     let run_with = |flag, value| {
         [
-            RUN_WITH,
+            run_with_path(),
             flag,
             value,
             "exit-with-parent=on",
@@ -546,7 +557,15 @@ fn subreaper_untold() -> Outcome {
     let cases: [(&str, Vec<&str>); 2] = [
         (
             "sleep",
-            [RUN_WITH, "exit-with-parent=on", "--", "sh", "-c", SCRIPT].to_vec(),
+            [
+                run_with_path(),
+                "exit-with-parent=on",
+                "--",
+                "sh",
+                "-c",
+                SCRIPT,
+            ]
+            .to_vec(),
         ),
         (
             "captive",

@@ -15,7 +15,8 @@ use std::process::Stdio;
 use libtest_mimic::Trial;
 
 use crate::launchers::orders;
-use crate::support::process::{RUN_WITH, Reaped, await_that, state, status_field};
+use crate::stand_in;
+use crate::support::process::{Reaped, await_that, run_with_path, state, status_field};
 use crate::support::{Need, Outcome, SURVIVES, Tag, Witness, test};
 
 /// A command, and what is to be known about it.
@@ -108,6 +109,25 @@ const QEMU_NOBODY: Program = Program {
     ..QEMU
 };
 
+/// Changes its user by itself, after its exec.
+const BECOMES_NOBODY: Program = Program {
+    name: "becomes-nobody",
+    needs: &[Need::Root, Need::Program("setpriv")],
+    argv: &[
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "sleep",
+        "1000",
+    ],
+    becomes: Some("65534"),
+    ..SLEEP
+};
+
+/// How often what is a race is tried.
+const REPEATED: usize = 25;
+
 /// Ignores SIGTERM, as does what it execs.
 const DEAF: Program = Program {
     name: "deaf",
@@ -192,7 +212,7 @@ impl Setting<'_> {
             launcher.arg("--bind-root").arg(&root);
         }
         launcher
-            .args(["--", RUN_WITH, "--pidfile"])
+            .args(["--", run_with_path(), "--pidfile"])
             .arg(&pidfile)
             .args(self.flags);
         if self.bound {
@@ -360,6 +380,16 @@ pub fn tests() -> Vec<Trial> {
         &[Need::Root, Need::GroupSignal],
         group_by_the_guard,
     ));
+    if stand_in::is_kqueue_alone() {
+        trials.push(test("orphans::nobody_is_left", &[Need::Root], || {
+            survives_both(SLEEP)
+        }));
+    }
+    trials.push(test(
+        "orphans::killed_while_a_guard_starts",
+        BECOMES_NOBODY.needs,
+        killed_while_a_guard_starts,
+    ));
     trials
 }
 
@@ -522,6 +552,20 @@ fn guard_killed(program: Program) -> Outcome {
 }
 
 /// A stopped guard is resumed by the kernel when run-with dies, and then does its duty.
+/// The second guard has begun, and perhaps not said so yet. Without the kernel's second line, which a change of user by
+/// the command itself clears.
+fn killed_while_a_guard_starts() -> Outcome {
+    for _ in 0..REPEATED {
+        let scene = Setting::of(BECOMES_NOBODY).stage()?;
+        kill(scene.guard())?;
+        let second = scene.tag.await_process("run-with-guard")?;
+        scene.run_with.signal(libc::SIGKILL);
+        scene.all_end()?;
+        ensure!(second.gone(), "the second guard lives on");
+    }
+    Ok(())
+}
+
 fn guard_stopped(program: Program) -> Outcome {
     let scene = Setting::of(program).stage()?;
     stop(scene.guard())?;
@@ -587,7 +631,14 @@ fn signal_is(signal: i32, interference: Interference) -> Outcome {
     let counter = std::env::current_exe()?;
     let mut launcher = Reaped(
         tag.role("launch")
-            .args(["--", RUN_WITH, "-s", &signal.to_string(), "-k", "0.5"])
+            .args([
+                "--",
+                run_with_path(),
+                "-s",
+                &signal.to_string(),
+                "-k",
+                "0.5",
+            ])
             .args(["exit-with-parent=on", "--"])
             .arg(counter)
             .args(["--role", "counter"])
@@ -705,7 +756,7 @@ fn exec_mode() -> Outcome {
         let tag = Tag::new();
         let mut launcher = Reaped(
             tag.role("launch")
-                .args(["--", RUN_WITH, "--exec", options, "sleep", "1000"])
+                .args(["--", run_with_path(), "--exec", options, "sleep", "1000"])
                 .stdin(Stdio::piped())
                 .spawn()?,
         );

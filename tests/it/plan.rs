@@ -9,7 +9,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
-use crate::support::process::RUN_WITH;
+use crate::support::process::run_with_path;
 use crate::support::{Fallible, HANG, Launched, Need, Outcome, Tag, output, test};
 
 pub fn tests() -> Vec<Trial> {
@@ -431,7 +431,7 @@ fn run_with_not_root() -> Outcome {
     // Where another user may execute it.
     let dir = public_dir()?;
     let program = dir.path().join("run-with");
-    fs::copy(RUN_WITH, &program)?;
+    fs::copy(run_with_path(), &program)?;
     for mode in MODES {
         for (options, message) in [
             (
@@ -606,7 +606,7 @@ fn denied(tag: &Tag, case: &RunWithCase) -> Command {
         case.errno.to_string(),
         index,
         value.to_string(),
-        RUN_WITH.to_owned(),
+        run_with_path().to_owned(),
     ]);
     command
 }
@@ -677,7 +677,7 @@ fn clone_of_command() -> Outcome {
         "-e",
         "inject=clone:error=EAGAIN:when=2",
     ]);
-    command.args([RUN_WITH, "exit-with-parent=on", "--", "echo", "ran"]);
+    command.args([run_with_path(), "exit-with-parent=on", "--", "echo", "ran"]);
     refuses(&tag, &mut command, "clone: EAGAIN")
 }
 
@@ -691,7 +691,7 @@ fn execve() -> Outcome {
             let mut command = tag.command("strace");
             command.args(["-f", "-qq", "-o", "/dev/null", "-P", "/bin/echo", "-e"]);
             command.arg(format!("inject=execve:error={errno}"));
-            command.arg(RUN_WITH).args(mode);
+            command.arg(run_with_path()).args(mode);
             command.args(["exit-with-parent=on", "--", "/bin/echo", "ran"]);
             let out = output(&mut command)?;
             let stderr = said(&out.stderr);
@@ -862,7 +862,10 @@ fn hostile_root(exec: bool) -> Outcome {
     command.arg(&proc);
     command.args(["strace", "-f", "-qq", "-s", "200", "-E", "PATH=/inside/bin"]);
     command.args(["-e", "trace=%file,%network,fchdir", "-o"]);
-    command.arg(log.path()).arg(RUN_WITH).args(inner.get_args());
+    command
+        .arg(log.path())
+        .arg(run_with_path())
+        .args(inner.get_args());
     let out = output(&mut command)?;
     let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
     ensure!(

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use libtest_mimic::Trial;
 
-use crate::support::process::{RUN_WITH, Reaped, await_that, state};
+use crate::support::process::{Reaped, await_that, run_with_path, state};
 use crate::support::session::Fallible;
 use crate::support::{HANG, Need, Outcome, SURVIVES, Tag, Witness, output, test};
 
@@ -407,7 +407,11 @@ fn no_directory() -> Outcome {
     let place = Place::new()?;
     let mut command = place.tag.command("setpriv");
     command
-        .args(["--bounding-set=-chown", RUN_WITH, "--server=$unixsocket"])
+        .args([
+            "--bounding-set=-chown",
+            run_with_path(),
+            "--server=$unixsocket",
+        ])
         .args(["user=65534:65534", "true"])
         .env("TMPDIR", place.temporary()?);
     ends_with(&output(&mut command)?, 125, "run-with-XXXXXX: EPERM")?;
@@ -441,7 +445,12 @@ fn other_user() -> Outcome {
 fn launcher(place: &Place, args: &[&str]) -> Fallible<Reaped> {
     let mut launcher = place.tag.command("sh");
     launcher
-        .args(["-c", "\"$@\"; echo \"status $?\"; exit 0", "sh", RUN_WITH])
+        .args([
+            "-c",
+            "\"$@\"; echo \"status $?\"; exit 0",
+            "sh",
+            run_with_path(),
+        ])
         .args(["exit-with-parent=on", "--server", SERVER])
         .args(args)
         .env("TMPDIR", place.temporary()?)

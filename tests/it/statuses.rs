@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::support::process::{RUN_WITH, Reaped};
+use crate::support::process::{Reaped, run_with_path};
 use crate::support::{Outcome, Tag, Witness, test};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -206,7 +206,7 @@ fn no_second_core() -> Outcome {
 
         let place = tempfile::tempdir()?;
         let mut command = tag.role("odd");
-        command.args(["core=unlimited", "--", RUN_WITH, BOUND]);
+        command.args(["core=unlimited", "--", run_with_path(), BOUND]);
         let ended = run(itself(&mut command, signal).current_dir(&place))?;
         ensure!(
             ended.status.signal() == Some(signal) && !ended.status.core_dumped(),
@@ -378,7 +378,7 @@ fn children_ignored() -> Outcome {
     let odd = |args: &[&str]| {
         let mut command = tag.role("odd");
         command
-            .args(["ignore=17", "--", RUN_WITH, BOUND])
+            .args(["ignore=17", "--", run_with_path(), BOUND])
             .args(args);
         run(&mut command)
     };
@@ -437,7 +437,7 @@ fn output_closed() -> Outcome {
     let tag = Tag::new();
     for flag in ["--version", "--help"] {
         let mut command = tag.role("odd");
-        command.args(["close=1", "--", RUN_WITH, flag]);
+        command.args(["close=1", "--", run_with_path(), flag]);
         fails(&mut command, 125, "standard output")?;
         let full = fs::OpenOptions::new().write(true).open("/dev/full")?;
         let mut command = tag.run_with();
@@ -491,7 +491,7 @@ fn pidfile_refused() -> Outcome {
     // run-with's pid is that of the role which becomes it, and so is its temporary file's name.
     let script = "ln -s victim pid.$$.tmp; exec \"$@\"";
     let mut command = tag.command("sh");
-    command.args(["-c", script, "sh", RUN_WITH, "--pidfile=pid", BOUND]);
+    command.args(["-c", script, "sh", run_with_path(), "--pidfile=pid", BOUND]);
     command.args(["sh", "-c", &mark]).current_dir(&dir);
     fails(&mut command, 125, "--pidfile")?;
     ensure!(
@@ -548,7 +548,9 @@ fn told(tag: &Tag, flags: &[&str], script: &str) -> Fallible<(Ended, String)> {
     command
         .args(["-c", "exec 7>\"$0\"; exec \"$@\""])
         .arg(&file);
-    command.args([RUN_WITH, "--status-fd=7", BOUND]).args(flags);
+    command
+        .args([run_with_path(), "--status-fd=7", BOUND])
+        .args(flags);
     let ended = run(command.args(["sh", "-c", script]))?;
     Ok((ended, fs::read_to_string(&file)?))
 }
@@ -578,7 +580,7 @@ fn status_fd_not_open() -> Outcome {
         for number in 3..12 {
             let mut command = tag.role("odd");
             let flag = format!("{flag}={number}");
-            command.args(["--", RUN_WITH, &flag, BOUND, "true"]);
+            command.args(["--", run_with_path(), &flag, BOUND, "true"]);
             fails(
                 &mut command,
                 125,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use super::transparency::eventually;
-use crate::support::process::{RUN_WITH, Reaped, readable_within, state};
+use crate::support::process::{Reaped, readable_within, run_with_path, state};
 use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -230,7 +230,7 @@ fn run(
         seen: 0,
     };
     // What is written while a key interrupts is not to be thrown away.
-    let run_with = format!("run_with='{RUN_WITH} {flags}'");
+    let run_with = format!("run_with='{} {flags}'", run_with_path());
     terminal.line(&format!("{run_with}; stty noflsh; echo go$((1+1))"))?;
     terminal.expect("go2")?;
     terminal.expect("outer> ")?;
@@ -634,7 +634,7 @@ fn hang_up() -> Outcome {
     command
         .arg("exec \"$@\" >\"$0\"")
         .arg(&file)
-        .args([RUN_WITH, "exit-with-parent=on"]);
+        .args([run_with_path(), "exit-with-parent=on"]);
     command
         .arg(std::env::current_exe()?)
         .args(["--role", "count"]);

@@ -17,7 +17,7 @@ use std::process::Stdio;
 use libtest_mimic::Trial;
 
 use crate::launchers::orders;
-use crate::support::process::{RUN_WITH, Reaped, await_that, state};
+use crate::support::process::{Reaped, await_that, run_with_path, state};
 use crate::support::{Outcome, SURVIVES, Tag, Witness, test};
 
 /// Something that is bound to the launcher.
@@ -129,7 +129,7 @@ fn stage(bound: Bound, from_thread: bool) -> Result<Scene, Box<dyn std::error::E
     launcher.arg("--");
     let comm = match bound.by {
         By::RunWith => {
-            launcher.arg(RUN_WITH);
+            launcher.arg(run_with_path());
             "sleep"
         }
         By::Library => {

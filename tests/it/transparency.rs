@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
-use crate::support::process::{RUN_WITH, Reaped, bytes, readable_within, state, status_field};
+use crate::support::process::{Reaped, bytes, readable_within, run_with_path, state, status_field};
 use crate::support::{HANG, Need, Outcome, Tag, Witness, test};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -62,11 +62,13 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
 }
 
 /// The ways to start a command: without run-with, and with it.
-const WAYS: [&[&str]; 3] = [
-    &[],
-    &[RUN_WITH, BOUND, "--"],
-    &[RUN_WITH, "--exec", BOUND, "--"],
-];
+fn ways() -> [Vec<&'static str>; 3] {
+    [
+        vec![],
+        vec![run_with_path(), BOUND, "--"],
+        vec![run_with_path(), "--exec", BOUND, "--"],
+    ]
+}
 
 /// Everything of a process that a caller can set for it.
 #[derive(Debug, PartialEq)]
@@ -139,7 +141,7 @@ impl Snapshot {
 /// `sleep` started in each way from this odd state: the snapshots, which must be the same.
 fn same(settings: &[&str]) -> Fallible<Snapshot> {
     let mut first: Option<Snapshot> = None;
-    for way in WAYS {
+    for way in &ways() {
         let tag = Tag::new();
         let mut command = tag.role("odd");
         command
@@ -234,7 +236,7 @@ fn surroundings() -> Outcome {
 /// What `cat FILE` of itself says, in each way.
 fn each_way(settings: &[&std::ffi::OsStr], command: &[&std::ffi::OsStr]) -> Fallible<Vec<Vec<u8>>> {
     let mut all = Vec::new();
-    for way in WAYS {
+    for way in &ways() {
         let tag = Tag::new();
         let mut it = tag.role("odd");
         it.args(settings).arg("--").args(way).args(command);
@@ -403,7 +405,7 @@ fn pid_variable(setting: &str, name: &str, way: &[&str]) -> Fallible<(String, St
 
 fn pid_variables() -> Outcome {
     for name in ["LISTEN_PID", "WATCHDOG_PID"] {
-        for way in WAYS {
+        for way in &ways() {
             let (pid, value) = pid_variable(&format!("pidvar={name}"), name, way)?;
             ensure!(
                 pid == value,
@@ -414,14 +416,17 @@ fn pid_variables() -> Outcome {
         }
     }
     // Not one that only sounds like it.
-    let (pid, value) = pid_variable("pidvar=OTHER_PID", "OTHER_PID", WAYS[1])?;
+    let (pid, value) = pid_variable("pidvar=OTHER_PID", "OTHER_PID", &ways()[1])?;
     ensure!(pid != value, "{value}");
     Ok(())
 }
 
 fn started_by_systemd() -> Outcome {
     let tag = Tag::new();
-    for mode in [&[RUN_WITH, BOUND][..], &[RUN_WITH, "--exec", BOUND]] {
+    for mode in [
+        &[run_with_path(), BOUND][..],
+        &[run_with_path(), "--exec", BOUND],
+    ] {
         let run = |setting: &str| {
             let mut command = tag.role("odd");
             command
@@ -446,7 +451,7 @@ fn started_by_systemd() -> Outcome {
 /// A real server that takes its listening socket from LISTEN_FDS, and compares LISTEN_PID.
 fn socket_activation() -> Outcome {
     let dir = tempfile::tempdir()?;
-    for (number, way) in WAYS.iter().enumerate() {
+    for (number, way) in ways().iter().enumerate() {
         let tag = Tag::new();
         let path = dir.path().join(number.to_string());
         let listener = UnixListener::bind(&path)?;
@@ -456,7 +461,7 @@ fn socket_activation() -> Outcome {
         command
             .arg("exec 3<&0 </dev/null; LISTEN_FDS=1 exec \"$@\"")
             .arg("sh")
-            .args(*way);
+            .args(way);
         command.args(["nbdkit", "-f", "memory", "1M"]);
         command.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
         let _child = Reaped(command.stderr(Stdio::null()).spawn()?);
@@ -613,7 +618,7 @@ fn no_echo() -> Outcome {
 
 /// `alarm` before exec: a time limit as scripts set it. The kernel sends it to run-with alone.
 fn alarm() -> Outcome {
-    for way in WAYS {
+    for way in &ways() {
         let tag = Tag::new();
         let mut command = tag.role("odd");
         command
@@ -648,7 +653,7 @@ fn stop_without_terminal() -> Outcome {
         command.args(["session", "--", "/bin/sh", "-c", "\"$@\" & wait", "sh"]);
         let it = std::env::current_exe()?;
         command.arg(it).args(["--role", "odd", "group", "--"]);
-        command.args([RUN_WITH, BOUND, "/bin/sleep", "1000"]);
+        command.args([run_with_path(), BOUND, "/bin/sleep", "1000"]);
         let _child = Reaped(command.stdin(Stdio::null()).spawn()?);
         let sleep = tag.await_process("sleep")?;
         let run_with = tag.await_process("run-with")?;

@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 use libtest_mimic::Trial;
 
-use crate::support::process::{RUN_WITH, Reaped, await_that, state, status_field};
+use crate::support::process::{Reaped, await_that, run_with_path, state, status_field};
 use crate::support::session::Fallible;
 use crate::support::{HANG, Need, Outcome, Tag, Witness, output, test};
 
@@ -80,7 +80,7 @@ fn scene(flags: &[&str], options: &[&str]) -> Fallible<Scene> {
     let tag = Tag::new();
     let mut launcher = tag.command("sh");
     // Not the last thing it does: it is not to become run-with.
-    launcher.args(["-c", "\"$@\"; exit $?", "sh", RUN_WITH]);
+    launcher.args(["-c", "\"$@\"; exit $?", "sh", run_with_path()]);
     launcher.args(flags).args(options).arg("--");
     launcher.args(["sh", "-c", TREE]);
     let launcher = Reaped(
@@ -281,7 +281,12 @@ fn not_root() -> Outcome {
     let tag = Tag::new();
     let unprivileged = |flags: &[&str]| {
         let mut command = tag.command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", RUN_WITH]);
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            run_with_path(),
+        ]);
         command
             .args(flags)
             .args(["--", "sh", "-c", "id -u; setsid sleep 1000 & exit 3"]);

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::races::phase::{children, comm};
-use crate::support::process::{RUN_WITH, Reaped, await_that, readable_within};
+use crate::support::process::{Reaped, await_that, readable_within, run_with_path};
 use crate::support::{Fallible, HANG, Outcome, Tag, Witness};
 
 pub const BOUND: &str = "exit-with-parent=on";
@@ -77,7 +77,7 @@ impl Scene {
 pub fn launch(tag: &Tag, args: &[&str], change: impl FnOnce(&mut Command)) -> io::Result<Reaped> {
     let mut launcher = tag.role("launcher");
     launcher
-        .arg(RUN_WITH)
+        .arg(run_with_path())
         .args(args)
         .current_dir("/")
         .stdin(Stdio::null())

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::{Answer, Fallible};
 use crate::support::Need;
-use crate::support::process::RUN_WITH;
+use crate::support::process::run_with_path;
 
 /// One way to bind a command to its launcher.
 #[derive(Debug)]
@@ -232,16 +232,22 @@ impl Wrapper {
         let serves = self.comm(task) == "nbdkit";
         let served = if serves { served } else { &[] };
         let all = prefix.iter().chain(command).chain(served);
-        all.map(|word| if *word == "run-with" { RUN_WITH } else { word })
-            .map(str::to_owned)
-            .collect()
+        all.map(|word| {
+            if *word == "run-with" {
+                run_with_path()
+            } else {
+                word
+            }
+        })
+        .map(str::to_owned)
+        .collect()
     }
 
     /// The first line of what it says of its version.
     pub(super) fn version(&self) -> Fallible<String> {
         let program = self.prefix.first().ok_or("no program")?;
         let path = if *program == "run-with" {
-            RUN_WITH
+            run_with_path()
         } else {
             program
         };

@@ -22,7 +22,7 @@ use super::Fallible;
 use super::namespace::{await_end_of_others, check, reap};
 use super::phase::{Phase, children, guard, seen};
 use super::variant::{Command, Said, Variant, Victim};
-use crate::support::process::{RUN_WITH, state};
+use crate::support::process::{run_with_path, state};
 use crate::support::{HANG, Witness};
 
 /// The pids, in memory that all share.
@@ -181,7 +181,7 @@ fn launcher(variant: &Variant, pids: &Pids, gate: Option<&OwnedFd>) -> ! {
                 unsafe { libc::read(gate.as_raw_fd(), (&raw mut byte).cast(), 1) };
             }
             let error = program.exec();
-            panic!("{RUN_WITH}: {error}");
+            panic!("{}: {error}", run_with_path());
         }
         ForkResult::Parent { child } => {
             pids.run_with.store(child.as_raw(), Ordering::SeqCst);
@@ -205,7 +205,7 @@ fn program(variant: &Variant, pipe: &OwnedFd) -> Program {
             args.extend([this.into(), "--role".into(), "races-other-user".into()]);
         }
     }
-    let mut program = Program::new(RUN_WITH);
+    let mut program = Program::new(run_with_path());
     // run-with says that the parent is gone, hundreds of times.
     let null = File::options().write(true).open("/dev/null");
     program

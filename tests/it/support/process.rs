@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Command};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -120,7 +121,7 @@ impl Tag {
 
     /// The program run-with, carrying the tag.
     pub fn run_with(&self) -> Command {
-        self.command(RUN_WITH)
+        self.command(run_with_path())
     }
 
     /// Every process that carries the tag and is no zombie, with the name exec gave it.
@@ -206,8 +207,13 @@ impl Drop for Tag {
     }
 }
 
-/// The program under test.
-pub const RUN_WITH: &str = env!("CARGO_BIN_EXE_run-with");
+/// The program under test: the one that was built beside the tests, or another (`.ci/stand-in`).
+pub fn run_with_path() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        std::env::var("RUN_WITH").unwrap_or_else(|_| env!("CARGO_BIN_EXE_run-with").to_owned())
+    })
+}
 
 /// A child that is killed and reaped when the test is done with it, however the test ends.
 #[derive(Debug)]
