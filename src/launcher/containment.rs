@@ -16,7 +16,8 @@ use std::path::Path;
 ///
 /// # How `Tree` chooses
 ///
-/// The first that can be had, among those from which nothing escapes:
+/// The first that can be had, among those from which nothing escapes (a namespace that can be made and not entered, as where
+/// a filter of system calls refuses setns(2), cannot be had):
 ///
 /// | launcher | captive | mechanism |
 /// |---|---|---|

@@ -148,6 +148,7 @@ const PARTS: &[Part] = &[
     itself("tree cgroup", Goes::Subject),
     itself("tree marks", Goes::Subject),
     itself("tree", Goes::Subject),
+    itself("tree of-another-user", Goes::Subject),
     itself("stage", Goes::Subject),
     itself("terminate", Goes::Subject),
     itself("output", Goes::Subject),
@@ -186,6 +187,11 @@ const PARTS: &[Part] = &[
         "run-with --tree",
         Goes::Subject,
         &["--tree", "--", "sh", "-c", TREE],
+    ),
+    run_with(
+        "run-with --tree of-another-user",
+        Goes::Subject,
+        &["--tree", "user=65534:65534", "--", "sh", "-c", TREE],
     ),
     run_with(
         "run-with --tree-by cgroup",

@@ -50,15 +50,29 @@ pub(crate) fn contain_alone(
     containment: Containment,
     user: Option<u32>,
 ) -> Result<Arc<Tree>, SpawnError> {
-    let wish = Wish {
-        program,
-        containment,
-        cgroup: None,
-        gracefully: false,
-    };
     let helper = Helper::default();
+    let means = Alone { helper, user };
     tree::sweep_own();
-    tree::contain(&wish, &Alone { helper, user })
+    let mut refused = Vec::new();
+    loop {
+        let wish = Wish {
+            program,
+            containment,
+            cgroup: None,
+            gracefully: false,
+            refused: &refused,
+        };
+        let tree = tree::contain(&wish, &means)?;
+        // Before the command, which is made by others.
+        let one = spawner::try_to_enter(tree.holds())
+            .err()
+            .and_then(|errno| tree::refused(containment, &tree, errno));
+        let Some(one) = one else {
+            return Ok(tree);
+        };
+        tree.clear(PATIENCE);
+        refused.push(one);
+    }
 }
 
 /// The cgroup in which one would be made, if we may.

@@ -10,7 +10,7 @@ use super::guard::Helper;
 use super::request::{self, Request};
 use super::runtime::Runtime;
 use super::spawner::{Made, NotMade};
-use super::tree::{self, Means, Tree, Wish};
+use super::tree::{self, Means, Refused, Tree, Wish};
 
 struct ByThreads<'a> {
     runtime: &'static Runtime,
@@ -44,19 +44,21 @@ impl Means for ByThreads<'_> {
     }
 }
 
-fn wish(command: &Command) -> Wish<'_> {
+fn wish<'a>(command: &'a Command, refused: &'a [Refused]) -> Wish<'a> {
     Wish {
         program: &command.program,
         containment: command.containment,
         cgroup: command.cgroup.as_deref(),
         gracefully: command.ends_gracefully(),
+        refused,
     }
 }
 
-/// What a command asks for; `None` if only the captive itself is to end.
+/// What a command asks for; `None` if only the captive itself is to end. `refused`: what has been tried for it.
 pub(super) fn contain(
     runtime: &'static Runtime,
     command: &Command,
+    refused: &[Refused],
 ) -> Result<Option<Arc<Tree>>, SpawnError> {
     let asked = command.containment;
     if matches!(asked, Containment::Process | Containment::PidfdAutokill) {
@@ -66,7 +68,23 @@ pub(super) fn contain(
         }
         return Ok(None);
     }
-    tree::contain(&wish(command), &ByThreads { runtime, command }).map(Some)
+    tree::contain(&wish(command, refused), &ByThreads { runtime, command }).map(Some)
+}
+
+/// Whether this error of a spawn says that its tree cannot be entered, and another mechanism would do: the program has not
+/// begun.
+pub(super) fn refused(command: &Command, tree: &Tree, error: &SpawnError) -> Option<Refused> {
+    match error {
+        SpawnError::Step {
+            step: SpawnStep::EnterNamespace,
+            errno,
+            ..
+        } => {
+            let errno = Errno::from_raw(errno.raw_os_error()?);
+            tree::refused(command.containment, tree, errno)
+        }
+        _ => None,
+    }
 }
 
 /// What an error of a spawn means: of one that the kernel was to end, that this kernel cannot.
@@ -87,7 +105,7 @@ pub(super) fn explain(
                 errno: Some(errno),
             };
             let means = ByThreads { runtime, command };
-            tree::refusal(vec![missing], &wish(command), &means)
+            tree::refusal(vec![missing], &wish(command, &[]), &means)
         }
         other => other,
     }

@@ -103,12 +103,19 @@ impl Runtime {
         })?;
         // Before the tree: what is wrong with the command changes nothing.
         request::check(command)?;
-        let tree = contained::contain(self, command)?;
-        let spawned = self.spawn_in(command, defaults, tree.as_ref(), extra);
-        if let (Err(_), Some(tree)) = (&spawned, &tree) {
-            self.end_tree(tree);
+        let mut refused = Vec::new();
+        loop {
+            let tree = contained::contain(self, command, &refused)?;
+            let spawned = self.spawn_in(command, defaults, tree.as_ref(), extra);
+            if let (Err(error), Some(tree)) = (&spawned, &tree) {
+                self.end_tree(tree);
+                if let Some(one) = contained::refused(command, tree, error) {
+                    refused.push(one);
+                    continue;
+                }
+            }
+            return spawned.map_err(|error| contained::explain(self, command, error));
         }
-        spawned.map_err(|error| contained::explain(self, command, error))
     }
 
     /// Into a tree that has been made for it.

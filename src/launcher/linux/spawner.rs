@@ -231,6 +231,31 @@ fn make_in_namespace(
     Err(Errno::ECANCELED)
 }
 
+/// Whether a child of ours can enter a tree, if that is a namespace: what the next child is to do, by one that ends at once.
+#[cfg(feature = "cli")]
+pub(super) fn try_to_enter(tree: super::Holds) -> Result<(), Errno> {
+    if !tree.is_namespace() {
+        return Ok(());
+    }
+    let stack = GuardedStack::for_child()?;
+    let (own, answer) = (AtomicI32::new(-1), AtomicI32::new(0));
+    // No handler of ours may run in the child, on shared memory.
+    let mask = sys::set_signal_mask(sys::ALL_SIGNALS)?;
+    let made = sys::clone_child(&stack, Half::Upper, 0, None, &own, None, || {
+        if let Err(errno) = tree.enter() {
+            answer.store(child::number_of(errno), Ordering::Release);
+        }
+        sys::exit_group(0)
+    });
+    let _ = sys::set_signal_mask(mask);
+    made?;
+    sys::reap_pidfd(sys::adopt(own.load(Ordering::Acquire)).as_fd());
+    match answer.load(Ordering::Acquire) {
+        0 => Ok(()),
+        errno => Err(Errno::from_raw(errno)),
+    }
+}
+
 /// Makes a child of the calling thread.
 #[cfg(feature = "cli")]
 pub(super) fn make_here(

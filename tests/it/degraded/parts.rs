@@ -124,6 +124,9 @@ fn tree(how: &str) -> Fallible<Held> {
     if containment == Containment::Process {
         command = sleeper();
     }
+    if how == "of-another-user" {
+        command.run_with(RunWith::parse("user=65534:65534".as_ref())?);
+    }
     let captive = command.containment(containment).spawn().map_err(told)?;
     held(captive.containment(), captive)
 }

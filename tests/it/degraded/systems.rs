@@ -128,9 +128,51 @@ const SYSTEMS: &[System] = &[
             ("ready unix", Holds("ready")),
             ("run-with", Holds("")),
             ("run-with killed", Holds("")),
-            ("run-with --tree", Fails("entering the namespace: EINVAL")),
+            (
+                "tree",
+                Fails("PidNamespace: entering the PID namespace: Invalid argument"),
+            ),
+            ("tree of-another-user", Holds("Cgroup")),
+            (
+                "run-with --tree",
+                Fails("PidNamespace: entering the PID namespace: Invalid argument"),
+            ),
+            ("run-with --tree of-another-user", Holds("")),
             ("run-with --tree-by cgroup", Holds("")),
             ("run-with --mechanisms", Says("closed one by one, by /proc")),
+        ],
+    },
+    // A filter that lets namespaces be made, and not entered.
+    System {
+        name: "no-entering",
+        calls: &[("setns", EPERM)],
+        place: "",
+        parts: &[
+            ("tree pid", Fails("entering the PID namespace")),
+            ("tree user", Fails("entering the PID namespace")),
+            ("tree cgroup", Holds("Cgroup")),
+            (
+                "tree",
+                Fails(
+                    "PidNamespace: entering the PID namespace: Operation not permitted \
+                     (os error 1); Cgroup: a process of user 0 could leave it",
+                ),
+            ),
+            ("tree", Fails("available by name: Cgroup, TreeBestEffort")),
+            ("tree of-another-user", Holds("Cgroup")),
+            ("run-with --tree", Fails("entering the PID namespace")),
+            ("run-with --tree of-another-user", Holds("")),
+        ],
+    },
+    // And one that does not know the call, on a kernel that does.
+    System {
+        name: "no-setns",
+        calls: &[("setns", ENOSYS)],
+        place: "",
+        parts: &[
+            ("tree", Fails("PidNamespace: entering the PID namespace")),
+            ("tree of-another-user", Holds("Cgroup")),
+            ("run-with --tree of-another-user", Holds("")),
         ],
     },
     // A container's filter that is older than its kernel: what it does not know answers EPERM, clone3 too, without which

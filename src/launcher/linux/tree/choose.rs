@@ -23,6 +23,23 @@ pub(in super::super) struct Wish<'a> {
     pub(in super::super) cgroup: Option<&'a Path>,
     /// The kernel is not to end it in the moment in which the launcher ends.
     pub(in super::super) gracefully: bool,
+    /// What has been made before, and could not be entered: not to be made again.
+    pub(in super::super) refused: &'a [Refused],
+}
+
+/// A namespace of which only its entering shows that it cannot be had, and why: setns(2) of a pidfd, which a filter may not
+/// let through, and which is not there before Linux 5.8 (EINVAL).
+pub(in super::super) type Refused = (Containment, Errno);
+
+/// Whether that is what this errno of entering a tree means, and another mechanism would do.
+pub(in super::super) fn refused(
+    asked: Containment,
+    tree: &Tree,
+    entering: Errno,
+) -> Option<Refused> {
+    let is_refused = matches!(entering, Errno::EPERM | Errno::ENOSYS | Errno::EINVAL);
+    (asked == Containment::Tree && tree.namespace().is_some() && is_refused)
+        .then(|| (tree.containment(), entering))
 }
 
 /// Who makes it: a launcher with its threads, or a program that has one.
@@ -59,9 +76,11 @@ pub(in super::super) fn contain(
         } else {
             None
         };
-        let made = match escape {
-            Some(why) => Err((why, None)),
-            None => make(*containment, wish, means),
+        let refused = wish.refused.iter().find(|(one, _)| one == containment);
+        let made = match (escape, refused) {
+            (Some(why), _) => Err((why, None)),
+            (None, Some((_, errno))) => Err((SpawnStep::EnterNamespace.to_string(), Some(*errno))),
+            (None, None) => make(*containment, wish, means),
         };
         match made {
             Ok(tree) => return Ok(Arc::new(tree)),
@@ -83,7 +102,9 @@ pub(in super::super) fn refusal(
 ) -> SpawnError {
     let mut available = Vec::new();
     for containment in Containment::OF_TREES {
-        if containment == wish.containment {
+        // What cannot be entered as one kind of namespace cannot be as the other.
+        let is_refused = !wish.refused.is_empty() && is_namespace(containment);
+        if containment == wish.containment || is_refused {
             continue;
         }
         if let Ok(tree) = make(containment, wish, means) {
@@ -164,6 +185,13 @@ fn make(containment: Containment, wish: &Wish<'_>, means: &impl Means) -> Result
 fn make_namespace(user: bool, wish: &Wish<'_>, means: &impl Means) -> Result<Namespace, Why> {
     let make = |request| means.child(request);
     Namespace::start(user, wish.gracefully, means.helper(), make)
+}
+
+fn is_namespace(containment: Containment) -> bool {
+    matches!(
+        containment,
+        Containment::PidNamespace | Containment::UserNamespace
+    )
 }
 
 fn base(wish: &Wish<'_>) -> Result<PathBuf, Why> {

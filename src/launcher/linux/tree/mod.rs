@@ -27,7 +27,7 @@ mod namespace;
 #[cfg(feature = "cli")]
 pub(super) use cgroup::own as own_cgroup;
 pub(super) use cgroup::{Cgroup, Events, sweep_own};
-pub(super) use choose::{Means, Wish, contain, refusal};
+pub(super) use choose::{Means, Refused, Wish, contain, refusal, refused};
 pub(super) use marks::is_in as is_marked_in;
 pub(super) use namespace::Namespace;
 
