@@ -249,7 +249,10 @@ impl Held {
     /// Waits until it has been killed.
     pub fn is_killed(&self) -> Outcome {
         let mut status = 0;
-        await_that("the kill", || wait(self.pid, &mut status) == self.pid)?;
+        let stopped = libc::SIGSTOP | libc::PTRACE_EVENT_STOP << 8;
+        await_that("the kill", || {
+            wait(self.pid, &mut status) == self.pid && status >> 8 != stopped
+        })?;
         ensure!(
             status >> 8 == libc::SIGTRAP | libc::PTRACE_EVENT_EXIT << 8,
             "{status:#x}, not at its exit"

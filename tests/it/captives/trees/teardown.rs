@@ -4,7 +4,8 @@ use libtest_mimic::Trial;
 
 use super::scene::{By, Held, KINDS};
 use crate::captives::death::scene::{Scene, ends};
-use crate::support::{Outcome, test};
+use crate::support::process::{await_that, state};
+use crate::support::{Fallible, Outcome, Witness, test};
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
@@ -18,11 +19,19 @@ pub fn tests() -> Vec<Trial> {
     trials
 }
 
+/// Stopped first: one that had ended by itself, because the main process has, would be let go by the SIGKILL that comes
+/// then (signal_wake_up_state in kernel/signal.c).
+fn held(helper: &Witness) -> Fallible<Held> {
+    helper.signal(libc::SIGSTOP);
+    await_that("the stop", || state(helper.pid) == Some('T'))?;
+    Ok(Held::new(helper)?)
+}
+
 fn captive_killed(by: By) -> Outcome {
     let mut scene = Scene::by(by)?;
     let tree = scene.tree(&format!("tree child daemon teardown {}", by.word()))?;
     let helper = tree.part("teardown");
-    let held = Held::new(helper)?;
+    let held = held(helper)?;
     // Kills and waits.
     scene.session.expect("kill 0", "killed by KILL")?;
     ensure!(helper.alive(), "the helper has ended before the wait");
@@ -41,7 +50,7 @@ fn captive_killed(by: By) -> Outcome {
 fn launcher_killed(by: By) -> Outcome {
     let mut scene = Scene::by(by)?;
     let tree = scene.tree(&format!("tree child daemon teardown {}", by.word()))?;
-    let held = Held::new(tree.part("teardown"))?;
+    let held = held(tree.part("teardown"))?;
     scene.kill()?;
     ends("the main process", &tree.main)?;
     held.is_killed()?;
