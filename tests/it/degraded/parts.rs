@@ -172,8 +172,15 @@ fn detach() -> Fallible<Held> {
 fn ready(how: &str) -> Fallible<Held> {
     let place = tempfile::tempdir()?;
     let path = place.path().join("place");
-    // Its path, which /proc need not say.
-    let mut command = Command::new(std::env::args_os().next().ok_or("no name")?);
+    let mut command = match super::places::ITSELF.get() {
+        Some(itself) => {
+            let mut command = Command::new("/proc/self/fd/500");
+            command.descriptor(itself.try_clone()?, 500);
+            command
+        }
+        // Its path, which /proc need not say.
+        None => Command::new(std::env::args_os().next().ok_or("no name")?),
+    };
     let port = 40_000 + std::process::id() % 20_000;
     let ready = match how {
         "unix" => Ready::UnixListener(path.clone()),

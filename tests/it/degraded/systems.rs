@@ -472,6 +472,31 @@ const SYSTEMS: &[System] = &[
         ],
     },
     System {
+        name: "proc-of-others-hidden-from-a-user",
+        calls: &[],
+        place: "proc-hidepid-as-nobody",
+        parts: &[
+            ("arm", Holds("pidfd on the parent")),
+            ("arm grace", Holds("pidfd on the parent")),
+            ("teardown", Holds("runs")),
+            ("tree process", Holds("Process")),
+            ("tree pid", Fails("CAP_SYS_ADMIN is missing")),
+            ("tree user", Holds("UserNamespace")),
+            ("tree marks", Holds("TreeBestEffort")),
+            ("tree", Holds("UserNamespace")),
+            ("terminate", Holds("TERM")),
+            ("output", Holds("said")),
+            ("events", Holds("KILL")),
+            ("detach", Holds("detached")),
+            ("std", Holds("std")),
+            ("ready unix", Holds("ready")),
+            ("ready tcp", Holds("ready")),
+            ("ready file", Holds("ready")),
+            ("ready line", Holds("ready")),
+            ("ready notify", Holds("ready")),
+        ],
+    },
+    System {
         name: "fdinfo-hidden",
         calls: &[],
         place: "proc-fdinfo-hidden",
@@ -547,9 +572,20 @@ pub fn tests() -> Vec<Trial> {
         .iter()
         .map(|system| {
             let name = format!("degraded::{}", system.name);
-            test(&name, &[Need::Root, Need::Cgroups], || all_of(system))
+            test(&name, needs(system), || all_of(system))
         })
         .collect()
+}
+
+/// Whether cgroups are what a part is to have, or what is taken away.
+fn needs(system: &System) -> &'static [Need] {
+    let of_cgroups =
+        |(name, comes): &(&str, Comes)| name.contains("cgroup") || matches!(comes, Holds("Cgroup"));
+    if system.place.starts_with("cgroup") || system.parts.iter().any(of_cgroups) {
+        &[Need::Root, Need::Cgroups]
+    } else {
+        &[Need::Root]
+    }
 }
 
 fn all_of(system: &System) -> Outcome {

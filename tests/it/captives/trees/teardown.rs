@@ -24,7 +24,7 @@ pub fn tests() -> Vec<Trial> {
 fn held(helper: &Witness) -> Fallible<Held> {
     helper.signal(libc::SIGSTOP);
     await_that("the stop", || state(helper.pid) == Some('T'))?;
-    Ok(Held::new(helper)?)
+    Held::new(helper)
 }
 
 fn captive_killed(by: By) -> Outcome {
