@@ -348,6 +348,11 @@ fn destroy_stopped() -> Outcome {
         let monitor = job.enter_monitor().ok()?;
         monitor.execute("query-status", &()).err()
     });
+    let begin = Instant::now();
+    while domain.jobs().held_by.normal.is_none() {
+        ensure!(begin.elapsed() < HANG, "nobody holds it");
+        thread::yield_now();
+    }
     let mut waiter = domain.clone();
     let waits = thread::spawn(move || waiter.begin_job(Modification::Modify).map(drop));
     let begin = Instant::now();

@@ -13,6 +13,7 @@ const NOT: &[(&str, &str)] = &[
     ("grammar::", "the library, but for the help"),
     ("peers::", "measures Linux's programs"),
     ("privileges::", "the library"),
+    ("qemu::", "the library"),
     ("teardown::", "async teardown is Linux's"),
     ("threads::", "the library, but for what races:: has as well"),
     ("server::", "--server is not on these systems"),
