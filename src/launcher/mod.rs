@@ -106,6 +106,12 @@ pub mod tokio;
 cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", captive_helper))] {
         mod linux;
+        mod news;
+        mod outcome;
+        mod prepare;
+        mod primitive;
+        mod settings;
+        mod watch;
         use linux as platform;
     } else {
         mod unsupported;

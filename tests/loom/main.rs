@@ -1,7 +1,7 @@
 //! Meeting points of threads, as loom models: every interleaving within loom's bounds.
 //!
 //! The files are the crate's own, compiled here with loom's primitives in place of std's
-//! (`src/launcher/linux/primitive.rs`, `src/exit_with_parent/primitive.rs`). Bounds: three threads, all interleavings (no preemption bound).
+//! (`src/launcher/primitive.rs`, `src/exit_with_parent/primitive.rs`). Bounds: three threads, all interleavings (no preemption bound).
 
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
 
@@ -15,9 +15,9 @@ mod binding;
 #[path = "../../src/launcher/linux/claim.rs"]
 mod claim;
 mod jobs;
-#[path = "../../src/launcher/linux/news.rs"]
+#[path = "../../src/launcher/news.rs"]
 mod news;
-#[path = "../../src/launcher/linux/outcome.rs"]
+#[path = "../../src/launcher/outcome.rs"]
 mod outcome;
 #[path = "../../src/launcher/linux/slot.rs"]
 mod slot;

@@ -8,11 +8,9 @@
 //! 1. the parent-death signal, and a look at the parent: from here on the launcher's death is ours. The cgroup, if
 //!    it was not born there.
 //! 2. the guard is told, before anything that can stall or that the user wrote.
-//! 3. session, process group, terminal; network namespace; descriptors.
-//! 4. umask, nice, working directory: with the launcher's rights.
-//! 5. resource limits: none of the steps before them is to fail for want of what they take away.
-//! 6. dispositions, then the signal mask, last: before, a signal of the launcher's handlers would run
-//!    them on shared memory.
+//! 3. session, process group, terminal; network namespace; descriptors and what else is set, in the order of
+//!    `settings.rs`.
+//! 4. the signal mask, last: before, a signal of the launcher's handlers would run them on shared memory.
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
@@ -20,7 +18,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use nix::errno::Errno;
 
 use super::super::SpawnStep;
-use super::request::{Given, Names, Program, Request};
+use super::super::prepare::Executable;
+use super::super::settings::{self, EXEC, GROUP, Names, OWN, SIGNALS};
+use super::request::{Program, Request};
 use crate::sys::linux::{self as sys, GuardedStack, Half, Never};
 
 /// Where the child is, in memory that both see.
@@ -133,53 +133,24 @@ impl Progress {
     }
 }
 
-pub(super) const CLONE: u32 = 0;
-const PARENT: u32 = 1;
-const GUARD: u32 = 2;
-const SESSION: u32 = 3;
-const GROUP: u32 = 4;
-const TERMINAL: u32 = 5;
-const NETWORK: u32 = 6;
-const DESCRIPTOR: u32 = 7;
-const CLOSE: u32 = 8;
-const NICE: u32 = 9;
-const LIMIT: u32 = 10;
-const DIRECTORY: u32 = 11;
-const SIGNALS: u32 = 12;
-const EXEC: u32 = 13;
-const PIDFD: u32 = 14;
-pub(super) const ENTER: u32 = 15;
-const CGROUP: u32 = 16;
-
-/// A step of which there are several.
-fn nth(step: u32, index: usize) -> u32 {
-    step | u32::try_from(index).unwrap_or(0) << 8
-}
+pub(super) const CLONE: u32 = OWN;
+const PARENT: u32 = OWN + 1;
+const GUARD: u32 = OWN + 2;
+const NETWORK: u32 = OWN + 3;
+const PIDFD: u32 = OWN + 4;
+pub(super) const ENTER: u32 = OWN + 5;
+const CGROUP: u32 = OWN + 6;
 
 /// What a code means.
 pub(super) fn step_of(code: u32, names: &Names) -> SpawnStep {
-    let index = (code >> 8) as usize;
     match code & 0xff {
         PARENT => SpawnStep::ParentDeathSignal,
         PIDFD => SpawnStep::OpenPidfd,
         ENTER => SpawnStep::EnterNamespace,
         CGROUP => SpawnStep::EnterCgroup,
         GUARD => SpawnStep::TellGuard,
-        SESSION => SpawnStep::NewSession,
-        GROUP => SpawnStep::ProcessGroup(names.group),
-        TERMINAL => SpawnStep::ControllingTerminal,
         NETWORK => SpawnStep::NetworkNamespace,
-        DESCRIPTOR => SpawnStep::Descriptor(names.targets.get(index).copied().unwrap_or(-1)),
-        CLOSE => SpawnStep::CloseDescriptors,
-        NICE => SpawnStep::Nice(names.nice),
-        LIMIT => match names.limits.get(index) {
-            Some(resource) => SpawnStep::ResourceLimit(*resource),
-            None => SpawnStep::Exec,
-        },
-        DIRECTORY => SpawnStep::ChangeDirectory(names.directory.clone()),
-        SIGNALS => SpawnStep::Signals,
-        EXEC => SpawnStep::Exec,
-        _ => SpawnStep::Clone,
+        _ => settings::step_of(code, names).unwrap_or(SpawnStep::Clone),
     }
 }
 
@@ -240,7 +211,7 @@ fn go_there(request: &Request) -> Result<(), (u32, Errno)> {
         return Err(entering(Errno::ESRCH));
     }
     // A group's number means nothing there, and is inherited.
-    if let Some(group) = request.group.filter(|group| *group != 0) {
+    if let Some(group) = request.settings.group.filter(|group| *group != 0) {
         sys::set_process_group(group).map_err(|errno| (GROUP, errno))?;
     }
     match request.namespace {
@@ -292,44 +263,18 @@ fn prepare(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
             sys::set_parent_death_signal(request.parent_death_signal)?;
         }
     }
-    if request.session {
-        progress.at(SESSION);
-        sys::setsid()?;
-    }
+    let at = |step| progress.at(step);
     // In a namespace a group has no number, and was joined before.
-    let group = request
-        .group
-        .filter(|group| *group == 0 || request.namespace.is_none());
-    if let Some(group) = group {
-        progress.at(GROUP);
-        sys::set_process_group(group)?;
+    if request.namespace.is_some() {
+        request.settings.group = request.settings.group.filter(|group| *group == 0);
     }
-    if let Some(terminal) = request.terminal {
-        progress.at(TERMINAL);
-        sys::set_controlling_terminal(terminal)?;
-    }
+    request.settings.enter_session(&at)?;
     if let Some(namespace) = request.network_namespace {
         progress.at(NETWORK);
         sys::enter_network_namespace(namespace)?;
     }
-    give_descriptors(request, progress)?;
-    if let Some(mask) = request.umask {
-        sys::set_umask(mask);
-    }
-    if let Some(nice) = request.nice {
-        progress.at(NICE);
-        sys::set_nice(nice)?;
-    }
-    if let Some(directory) = &request.directory {
-        progress.at(DIRECTORY);
-        sys::chdir(directory)?;
-    }
-    for (index, (resource, limit)) in request.limits.iter().enumerate() {
-        progress.at(nth(LIMIT, index));
-        sys::set_resource_limit(*resource, limit)?;
-    }
-    progress.at(SIGNALS);
-    sys::reset_dispositions(request.defaulted, request.ignored)
+    give_descriptors(request, &at)?;
+    request.settings.settle(&at)
 }
 
 /// A launcher that died before the parent-death signal was set has not sent it.
@@ -358,92 +303,53 @@ fn tell_guard(socket: RawFd, request: &Request, progress: &Progress) -> Result<(
     sys::send_with_fds(socket, request.message.as_bytes(), fds)
 }
 
-/// Puts each descriptor under its number, and closes all others: a child that stalls later must not keep
-/// open what others wait for the end of.
-fn give_descriptors(request: &mut Request, progress: &Progress) -> Result<(), Errno> {
-    let Request {
-        descriptors,
-        keep,
-        program,
-        ..
-    } = request;
-    // First all out of the way: a number that is wanted may be another's source.
-    for index in 0..descriptors.len() {
-        progress.at(nth(DESCRIPTOR, index));
-        let Some(source) = descriptors.get(index).map(|given| given.source) else {
-            break;
-        };
-        let copy = out_of_the_way(source, descriptors)?;
-        if let Some(given) = descriptors.get_mut(index) {
-            given.source = copy;
-        }
-    }
+/// Puts each descriptor under its number, and closes all others.
+fn give_descriptors(request: &mut Request, at: &impl Fn(u32)) -> Result<(), Errno> {
     // What exec has to find, and the helper's own, which it closes itself.
     let mut more = [-1; 3];
-    if let Program::Stage { program, kept, .. } = program {
-        progress.at(CLOSE);
-        *program = out_of_the_way(*program, descriptors)?;
-        for fd in kept.iter_mut().filter(|fd| **fd >= 0) {
-            *fd = out_of_the_way(*fd, descriptors)?;
-            sys::set_close_on_exec(*fd, false)?;
-        }
+    if let Program::Stage { program, kept, .. } = &request.program {
         let [pipe, root] = *kept;
         more = [*program, pipe, root];
     }
-    for (index, given) in descriptors.iter().enumerate() {
-        progress.at(nth(DESCRIPTOR, index));
-        sys::dup_to(given.source, given.target)?;
-    }
-    progress.at(CLOSE);
-    // There is room for three more than there are, each of which changes nothing as it is.
-    for (place, fd) in keep.iter_mut().zip(more) {
-        if fd >= 0 {
-            *place = fd;
+    request.settings.give_descriptors(&mut more, at)?;
+    if let Program::Stage { program, kept, .. } = &mut request.program {
+        let [file, pipe, root] = more;
+        (*program, *kept) = (file, [pipe, root]);
+        for fd in kept.iter().filter(|fd| **fd >= 0) {
+            sys::set_close_on_exec(*fd, false)?;
         }
     }
-    keep.sort_unstable();
     // SAFETY: a table of our own (no CLONE_FILES). What is closed is used by nobody in this process:
     // everything was given away above, and the launcher's owners of the same numbers are not run here.
     #[expect(unsafe_code, reason = "closing what was not given to the child")]
     unsafe {
-        sys::close_all_but(keep)
+        sys::close_all_but(&request.settings.keep)
     }
-}
-
-/// A copy of `fd` under a number that none of the targets has; close-on-exec.
-fn out_of_the_way(fd: RawFd, descriptors: &[Given]) -> Result<RawFd, Errno> {
-    let mut copy = sys::dup_at_least(fd, 3)?;
-    // At most as often as there are targets: each copy takes one of their numbers.
-    while descriptors.iter().any(|given| given.target == copy) {
-        copy = sys::dup_at_least(fd, copy.saturating_add(1))?;
-    }
-    Ok(copy)
 }
 
 fn exec(request: &mut Request, progress: &Progress) -> Errno {
-    if let Some((entry, start)) = request.own_pid {
+    let (Program::Direct(Executable { envp, own_pid, .. }) | Program::Stage { envp, own_pid, .. }) =
+        &mut request.program;
+    if let Some((entry, start)) = *own_pid {
         // In the namespace that the program will see itself in.
-        let pid = sys::getpid().unsigned_abs();
-        match &mut request.program {
-            Program::Direct { envp, .. } | Program::Stage { envp, .. } => {
-                envp.write_decimal(entry, start, pid);
-            }
-        }
+        envp.write_decimal(entry, start, sys::getpid().unsigned_abs());
     }
     match &mut request.program {
-        Program::Direct {
-            candidates,
-            argv,
-            envp,
-        } => {
+        Program::Direct(executable) => {
             if let Err(errno) = progress.check_wanted() {
                 return errno;
             }
             // The mask last: what is pending for the launcher's group may act from here on.
-            if let Err(errno) = sys::set_signal_mask(request.mask) {
+            if let Err(errno) = sys::set_signal_mask(request.settings.mask) {
                 progress.at(SIGNALS);
                 return errno;
             }
+            let Executable {
+                candidates,
+                argv,
+                envp,
+                ..
+            } = executable;
             sys::exec_first(candidates, argv, envp)
         }
         Program::Stage {
@@ -451,6 +357,7 @@ fn exec(request: &mut Request, progress: &Progress) -> Errno {
             kept,
             argv,
             envp,
+            ..
         } => {
             if let Some(text) = argv.bytes_mut(NUMBERS) {
                 let [pipe, root] = *kept;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::super::command::Command;
+use super::super::prepare;
 use super::super::{Containment, Missing, SpawnError, SpawnStep};
 use super::guard::Helper;
-use super::request::{self, Request};
+use super::request::Request;
 use super::runtime::Runtime;
 use super::spawner::{Made, NotMade};
 use super::tree::{self, Means, Refused, Tree, Wish};
@@ -36,7 +37,7 @@ impl Means for ByThreads<'_> {
     }
 
     fn user(&self) -> Result<Option<u32>, SpawnError> {
-        request::user_of(self.command)
+        prepare::plan(self.command).map(|plan| plan.user())
     }
 
     fn discard(&self, tree: Tree) {

@@ -13,9 +13,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::super::SpawnStep;
+use super::super::settings::Given;
 use super::process::Process;
 use super::protocol::{FORGET, GUARD_LAUNCHER, GUARD_SOCKET, GUARD_WATCHES, Message, ROLE_GUARD};
-use super::request::{Given, Request};
+use super::request::Request;
 use super::runtime::Runtime;
 use super::spawner::{Made, NotMade};
 use crate::sys::linux as sys;

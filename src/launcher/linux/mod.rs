@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use super::captive::Stuck;
 use super::command::{Command, Defaults};
 use super::events::Sink;
+use super::primitive;
 use super::stdio::Pipes;
+use super::watch::Watch;
 use super::{CaptiveError, Containment, ExitReport, Readiness, ReadyError, SpawnError};
-use crate::sys::linux as sys;
+pub(super) use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
 #[cfg(feature = "cli")]
@@ -25,17 +27,14 @@ mod child;
 mod claim;
 mod contained;
 mod guard;
-mod news;
 #[cfg(feature = "tokio")]
 mod observer;
-mod outcome;
-mod primitive;
+pub(super) mod probe;
 mod proc;
 mod process;
 #[path = "helper/protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the helper uses the rest")]
 mod protocol;
-mod ready;
 mod reaper;
 mod request;
 mod runtime;
@@ -46,16 +45,15 @@ mod std_child;
 mod stuck;
 mod tree;
 
+pub(super) use super::watch::Streams;
+#[cfg(feature = "tokio")]
+pub(super) use super::watch::{LAST_WORDS, Look, PAUSE};
 #[cfg(feature = "cli")]
 pub(crate) use alone::{Holds, contain_alone, own_cgroup};
 pub(super) use caught::Caught;
 #[cfg(feature = "tokio")]
 pub(super) use observer::Observer;
-use process::Process;
-pub(super) use ready::Streams;
-use ready::Watch;
-#[cfg(feature = "tokio")]
-pub(super) use ready::{LAST_WORDS, Look, PAUSE};
+pub(super) use process::Process;
 use runtime::Runtime;
 pub(super) use std_child::spawn_std;
 #[cfg(feature = "cli")]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::io::Interest;
 
 use super::super::captive::Stuck;
+use super::super::watch::{Look, Streams, Watch};
 use super::super::{CaptiveError, ExitReport, ReadyError};
 use super::process::Process;
-use super::ready::{Look, Streams, Watch};
 use super::runtime::Runtime;
 use super::stuck;
 use super::tree::Cgroup;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::super::outcome::Outcome;
 use super::super::{CaptiveError, EndedBy, ExitReport, ExitStatus, Usage};
-use super::outcome::Outcome;
 use super::protocol::Message;
 use super::spawner::Made;
 use super::tree::Tree;
@@ -20,7 +20,7 @@ use crate::sys::signal::Signal;
 const STATUS_PATIENCE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
-pub(super) struct Process {
+pub(in super::super) struct Process {
     id: u64,
     pid: i32,
     pidfd: OwnedFd,
@@ -80,7 +80,7 @@ impl Process {
         self.id
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    pub(in super::super) fn pid(&self) -> i32 {
         self.pid
     }
 

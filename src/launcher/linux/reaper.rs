@@ -10,9 +10,9 @@ use nix::errno::Errno;
 
 use super::super::Event;
 use super::super::events::Sink;
+use super::super::news::News;
 use super::caught::Told;
 use super::guard::Watched;
-use super::news::News;
 use super::process::Process;
 use super::runtime::Runtime;
 use super::tree::{self, Cgroup, Events, Tree};

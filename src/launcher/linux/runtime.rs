@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::command::{Command, Defaults};
+use super::super::prepare;
 use super::super::stdio::Pipes;
 use super::super::{CaptiveError, SpawnError, SpawnStep};
 use super::contained;
 use super::guard::{Guard, Helper, Line};
 use super::process::Process;
 use super::reaper::Reaper;
-use super::request::{self, Prepared, Request};
+use super::request::{Prepared, Request};
 use super::spawner::{Made, Spawners};
 use super::stage;
 use super::tree::Tree;
@@ -102,7 +103,7 @@ impl Runtime {
             errno: errno.into(),
         })?;
         // Before the tree: what is wrong with the command changes nothing.
-        request::check(command)?;
+        prepare::check(command)?;
         let mut refused = Vec::new();
         loop {
             let tree = contained::contain(self, command, &refused)?;

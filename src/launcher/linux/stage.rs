@@ -8,11 +8,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::super::command::Command;
+use super::super::prepare::{Executable, c_string};
 use super::super::{SpawnError, SpawnStep};
 use super::child::NUMBER_ROOM;
 use super::guard::Helper;
 use super::protocol::{self, ROLE_STAGE, StageReport};
-use super::request::{Program, Request, c_string};
+use super::request::{Program, Request};
 use crate::privileges::Identity;
 use crate::run_with::{Plan, Step};
 use crate::sys::linux::{self as sys, StringArray};
@@ -43,17 +44,19 @@ pub(super) fn insert(
     let (pipe, theirs) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed(SpawnStep::OpenStdio))?;
     let (steps, root, identity) = plan.into_parts();
-    let Program::Direct {
+    let Program::Direct(Executable {
         candidates,
         argv,
         envp,
-    } = std::mem::replace(
+        own_pid,
+    }) = std::mem::replace(
         &mut request.program,
         Program::Stage {
             program: -1,
             kept: [-1; 2],
             argv: StringArray::new(Vec::new()),
             envp: StringArray::new(Vec::new()),
+            own_pid: None,
         },
     )
     else {
@@ -70,7 +73,7 @@ pub(super) fn insert(
         "{blank} {blank} {} {} {} {} {uid} {gid} {} {}",
         request.parent,
         request.parent_death_signal,
-        request.mask,
+        request.settings.mask,
         u8::from(identity.is_some()),
         candidates.len(),
         groups.len(),
@@ -80,10 +83,10 @@ pub(super) fn insert(
         numbers.push_str(&group.to_string());
     }
     // In a new root the directory is looked for there.
-    let directory = match (&root, request.directory.take()) {
+    let directory = match (&root, request.settings.directory.take()) {
         (Some(_), Some(directory)) => directory,
         (None, directory) => {
-            request.directory = directory;
+            request.settings.directory = directory;
             CString::default()
         }
         (Some(_), None) => CString::default(),
@@ -105,6 +108,7 @@ pub(super) fn insert(
         kept,
         argv: StringArray::new(arguments),
         envp,
+        own_pid,
     };
     request.set_stage(Stage { pipe, steps }, program, [Some(theirs), root]);
     Ok(())

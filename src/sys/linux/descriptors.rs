@@ -3,6 +3,7 @@
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::{int_arg, plain, syscall};
 
@@ -141,4 +142,9 @@ pub(crate) fn is_open(fd: i32) -> bool {
         [int_arg(fd), int_arg(libc::F_GETFD), 0, 0, 0, 0],
     )
     .is_ok()
+}
+
+/// A pipe, close-on-exec: reading end, writing end. Not for a child that may touch no errno.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC)
 }

@@ -13,11 +13,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::super::super::SpawnStep;
+use super::super::super::settings::Given;
 use super::super::guard::Helper;
 use super::super::proc;
 use super::super::process::Process;
 use super::super::protocol::{INIT_PIPE, ROLE_INIT};
-use super::super::request::{Given, Request};
+use super::super::request::Request;
 use super::super::spawner::Made;
 use super::cgroup::Why;
 use crate::sys::linux as sys;

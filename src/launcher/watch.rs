@@ -12,21 +12,15 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect,
-    getpeername, getsockname, getsockopt, socket, sockopt,
+    AddressFamily, SockaddrLike, SockaddrStorage, UnixAddr, connect, getpeername, getsockname,
+    getsockopt, sockopt,
 };
 
-use super::super::command::Command;
-use super::super::stdio::Stdio;
-use super::super::{CaptiveError, ExitReport, Readiness, Ready, ReadyError, SpawnError, Stream};
-use super::process::Process;
-use crate::sys::linux as sys;
-
-mod members;
-mod notify;
-mod sockets;
-
-use notify::Notifications;
+use super::command::Command;
+use super::platform::probe::{self, Notifications, Sought};
+use super::platform::{Process, sys};
+use super::stdio::Stdio;
+use super::{CaptiveError, ExitReport, Readiness, Ready, ReadyError, SpawnError, Stream};
 
 /// What is to tell that a captive is ready, from before its spawn on.
 #[derive(Debug)]
@@ -54,7 +48,7 @@ struct Found {
 
 /// What one look says.
 #[derive(Debug)]
-pub(in super::super) enum Look {
+pub(super) enum Look {
     Ready(Readiness),
     NotYet,
     /// Not yet, and there is more to be looked at right now.
@@ -77,19 +71,19 @@ impl FileId {
 
 /// The launcher's ends of a captive's pipes, as far as they are still in the handle.
 #[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Streams<'a> {
-    pub(in super::super) stdout: Option<BorrowedFd<'a>>,
-    pub(in super::super) stderr: Option<BorrowedFd<'a>>,
+pub(super) struct Streams<'a> {
+    pub(super) stdout: Option<BorrowedFd<'a>>,
+    pub(super) stderr: Option<BorrowedFd<'a>>,
 }
 
 /// Variables for the captive.
 pub(super) type Variables = Vec<(OsString, OsString)>;
 
 /// The longest pause between two looks.
-pub(in super::super) const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long after the end of its output a captive may take to end.
-pub(in super::super) const LAST_WORDS: Duration = Duration::from_millis(200);
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How often one look reads: a captive that writes without end is not to keep it from its deadline.
 const READS: usize = 16;
@@ -106,6 +100,9 @@ impl Watch {
         let Some(ready) = command.ready.clone() else {
             return Ok(None);
         };
+        if let Some(missing) = probe::missing(&ready) {
+            return Err(command.invalid(format!("waiting for {ready}: {missing}")));
+        }
         let mut variables = Vec::new();
         let mut watch = Self {
             before: None,
@@ -134,7 +131,7 @@ impl Watch {
                 }
                 let notifications = Notifications::listen().map_err(|errno| SpawnError::Step {
                     program: command.program.clone(),
-                    step: super::super::SpawnStep::NotifySocket,
+                    step: super::SpawnStep::NotifySocket,
                     errno,
                 })?;
                 variables.push(("NOTIFY_SOCKET".into(), notifications.address()));
@@ -382,8 +379,7 @@ impl Search<'_> {
                 Ok(UnixAddr::new(path).is_ok_and(|address| self.connects(&address)))
             }
             Ready::ConnectTcp(address) => Ok(self.connects(&SockaddrStorage::from(*address))),
-            Ready::UnixListener(path) => self.look_for_socket(|sockets| sockets.on_file(path)),
-            Ready::TcpListener(port) => self.look_for_socket(|sockets| sockets.on_port(*port)),
+            Ready::UnixListener(_) | Ready::TcpListener(_) => self.look_for_socket(),
             Ready::Line(_, text) => self.read_line(text),
             Ready::Notify => Ok(self.read_notifications()),
         }
@@ -395,8 +391,7 @@ impl Search<'_> {
         let Some(family) = address.family() else {
             return false;
         };
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let Ok(client) = socket(family, SockType::Stream, flags, None) else {
+        let Ok(client) = probe::client(family) else {
             return false;
         };
         match connect(client.as_raw_fd(), address) {
@@ -420,28 +415,19 @@ impl Search<'_> {
         family == AddressFamily::Unix || own != peer
     }
 
-    fn look_for_socket(
-        &mut self,
-        find: impl FnOnce(&sockets::Sockets) -> Result<Vec<u64>, Errno>,
-    ) -> Result<bool, ReadyError> {
-        let found = sockets::Sockets::of(self.process).and_then(|sockets| find(&sockets));
-        let inodes = match found {
-            Ok(inodes) => inodes,
-            // It is ending.
-            Err(Errno::ESRCH) => return Ok(false),
-            Err(errno) => return Err(self.watch.failed("sock_diag(7)", errno)),
-        };
-        if inodes.is_empty() {
-            return Ok(false);
+    fn look_for_socket(&mut self) -> Result<bool, ReadyError> {
+        match probe::listener(self.process, &self.watch.ready) {
+            Ok(Sought::Found) => Ok(true),
+            Ok(Sought::NotThere) => Ok(false),
+            Ok(Sought::Anothers) => {
+                self.found.instead = Some(
+                    "there is one, of a process that is not of its tree or may not be looked at"
+                        .to_owned(),
+                );
+                Ok(false)
+            }
+            Err(errno) => Err(self.watch.failed(probe::LIST_OF_SOCKETS, errno)),
         }
-        let owned = members::of(self.process).any(|member| members::has_socket(&member, &inodes));
-        if !owned {
-            self.found.instead = Some(
-                "there is one, of a process that is not of its tree or may not be looked at"
-                    .to_owned(),
-            );
-        }
-        Ok(owned)
     }
 
     fn read_line(&mut self, text: &str) -> Result<bool, ReadyError> {
@@ -494,28 +480,19 @@ impl Search<'_> {
         };
         let mut ready = false;
         for _ in 0..READS {
-            let Some(message) = notifications.next() else {
+            let Some(said) = notifications.next(self.process) else {
                 return ready;
             };
-            let sender = message.sender;
-            if sender != self.process.pid() && !members::is_member(self.process, sender) {
-                self.found.instead = Some(if Path::new(&format!("/proc/{sender}")).exists() {
-                    format!("process {sender} said so, which is not of its tree")
-                } else {
-                    format!("process {sender} said so, which has ended: whose it was is not known")
-                });
-                continue;
-            }
-            let Some(text) = message.text else {
-                self.found.instead =
-                    Some(format!("process {sender} said something that is too long"));
-                continue;
-            };
-            for line in text.lines() {
-                ready |= line == "READY=1";
-                if let Some(status) = line.strip_prefix("STATUS=") {
-                    self.found.readiness.status = Some(status.to_owned());
+            match said {
+                Ok(text) => {
+                    for line in text.lines() {
+                        ready |= line == "READY=1";
+                        if let Some(status) = line.strip_prefix("STATUS=") {
+                            self.found.readiness.status = Some(status.to_owned());
+                        }
+                    }
                 }
+                Err(instead) => self.found.instead = Some(instead),
             }
         }
         self.more = true;

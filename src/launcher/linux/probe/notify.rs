@@ -7,12 +7,16 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 
 use nix::sys::socket::{MsgFlags, recvmsg, setsockopt, sockopt};
 
+use super::super::process::Process;
+use super::members;
+
 /// A socket on which a captive says that it is ready. Anybody may send to it, so the kernel says who did.
 #[derive(Debug)]
-pub(super) struct Notifications {
+pub(in super::super::super) struct Notifications {
     socket: UnixDatagram,
     name: String,
 }
@@ -24,7 +28,7 @@ impl AsFd for Notifications {
 }
 
 impl Notifications {
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(in super::super::super) fn listen() -> io::Result<Self> {
         // Not a secret: only unlikely to be taken.
         let random = RandomState::new().build_hasher().finish();
         let name = format!("captive-notify-{random:x}");
@@ -35,12 +39,28 @@ impl Notifications {
     }
 
     /// As the variable has it: `@` for an abstract name.
-    pub(super) fn address(&self) -> OsString {
+    pub(in super::super::super) fn address(&self) -> OsString {
         format!("@{}", self.name).into()
     }
 
-    /// The next message.
-    pub(super) fn next(&self) -> Option<Message> {
+    /// What was said next: by a process of the captive's tree, or what is wrong with it.
+    pub(in super::super::super) fn next(
+        &self,
+        process: &Process,
+    ) -> Option<Result<String, String>> {
+        let Message { sender, text } = self.receive()?;
+        if sender != process.pid() && !members::is_member(process, sender) {
+            return Some(Err(if Path::new(&format!("/proc/{sender}")).exists() {
+                format!("process {sender} said so, which is not of its tree")
+            } else {
+                format!("process {sender} said so, which has ended: whose it was is not known")
+            }));
+        }
+        let too_long = || format!("process {sender} said something that is too long");
+        Some(text.ok_or_else(too_long))
+    }
+
+    fn receive(&self) -> Option<Message> {
         let mut bytes = [0; LONGEST];
         let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
         let mut buffers = [IoSliceMut::new(&mut bytes)];
@@ -70,11 +90,11 @@ impl Notifications {
 
 /// What was said, and by whom.
 #[derive(Debug)]
-pub(super) struct Message {
+struct Message {
     /// Its pid in our PID namespace; 0 if it is in none of ours.
-    pub(super) sender: i32,
+    sender: i32,
     /// `None` if it is longer than may be.
-    pub(super) text: Option<String>,
+    text: Option<String>,
 }
 
 /// The longest message: systemd's limit, PIPE_BUF.
