@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::signalfd::{SignalFd, drain};
-use super::{epoll, epoll_add_event, epoll_wait, pidfd_open};
+use super::{epoll, epoll_add_event, epoll_remove, epoll_wait, pidfd_open};
 use crate::sys::event_source::{Event, EventSource, Interest, Key};
 
 /// How many events one wait can tell: they are on the stack.
@@ -86,9 +86,14 @@ impl Epoll {
             .inspect_err(|_| self.give_up(place))
     }
 
-    /// Closes what is at this place.
+    /// Closes what is at this place. It is taken out of the set before: by a fork another process may have the file, and its
+    /// entry would be told again, as that of whoever has the place next.
     fn give_up(&self, place: usize) {
         if let Some(own) = self.own.get(place) {
+            let fd = own.load(Ordering::Acquire);
+            if fd != NOTHING {
+                epoll_remove(self.set.as_fd(), fd);
+            }
             close(own.swap(NOTHING, Ordering::AcqRel));
         }
     }
@@ -265,6 +270,24 @@ mod tests {
         both.add(KEY, readable).expect("registered");
         assert_eq!(wait(&both, 0), [END]);
         assert_eq!(wait(&both, 0), [END]);
+    }
+
+    #[test]
+    fn a_copy_of_what_was_told_is_not_told_again() {
+        let set = Epoll::new().expect("a set");
+        let mut child = Command::new("true").spawn().expect("true");
+        let pid = child.id() as i32;
+        set.add(KEY, Interest::Exit(pid)).expect("registered");
+        // As a forked process would have it.
+        let number = set.own[0].load(Ordering::Relaxed);
+        // SAFETY: the set's own, which is open until the exit is told.
+        let copy = unsafe { BorrowedFd::borrow_raw(number) }
+            .try_clone_to_owned()
+            .expect("a copy");
+        assert_eq!(wait(&set, 60_000), [END]);
+        assert_eq!(wait(&set, 0), []);
+        drop(copy);
+        child.wait().expect("true's end");
     }
 
     #[test]

@@ -295,17 +295,17 @@ pub(crate) fn sleep(time: Duration) {
     let _ = unsafe { syscall(libc::SYS_nanosleep, [place, 0, 0, 0, 0, 0]) };
 }
 
+/// Takes a descriptor out of a set; epoll_ctl(2).
+pub(crate) fn epoll_remove(set: BorrowedFd<'_>, fd: RawFd) {
+    let delete = int_arg(libc::EPOLL_CTL_DEL);
+    let _ = plain(
+        libc::SYS_epoll_ctl,
+        [fd_arg(set), delete, int_arg(fd), 0, 0, 0],
+    );
+}
+
 cfg_if::cfg_if! {
     if #[cfg(captive_helper)] {
-        /// Takes a descriptor out of a set; epoll_ctl(2).
-        pub(crate) fn epoll_remove(set: BorrowedFd<'_>, fd: RawFd) {
-            let delete = int_arg(libc::EPOLL_CTL_DEL);
-            let _ = plain(
-                libc::SYS_epoll_ctl,
-                [fd_arg(set), delete, int_arg(fd), 0, 0, 0],
-            );
-        }
-
         /// Waits for a set without limit; the numbers of what is ready, at most as many as there is room for.
         pub(crate) fn epoll_wait_ids<const N: usize>(
             set: BorrowedFd<'_>,
