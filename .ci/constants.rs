@@ -149,9 +149,10 @@ constants! {
     EventFilter::EVFILT_PROC, EventFilter::EVFILT_READ, EventFilter::EVFILT_SIGNAL,
     libc::F_DUPFD_CLOEXEC, libc::F_GETFL, libc::F_SETFD,
     SigmaskHow::SIG_SETMASK,
-    Errno::EACCES, Errno::EBADF, Errno::EBUSY, Errno::ECANCELED, Errno::EINTR, Errno::EINVAL, Errno::EMFILE,
+    Errno::EACCES, Errno::EAGAIN, Errno::EBADF, Errno::EBUSY, Errno::ECANCELED, Errno::EINPROGRESS, Errno::EINTR, Errno::EINVAL, Errno::EMFILE,
     Errno::ENOBUFS, Errno::ENODEV, Errno::ENOENT, Errno::ENOEXEC, Errno::ENOMEM, Errno::ENOSYS, Errno::ENOTDIR,
-    Errno::EFBIG, Errno::EPERM, Errno::EPIPE, Errno::ESRCH, Errno::ESTALE, Errno::ETIMEDOUT, libc::ECHILD,
+    Errno::EFBIG, Errno::EPERM, Errno::EPIPE, Errno::ESRCH, Errno::ESTALE, Errno::ETIMEDOUT, libc::ECHILD, libc::EIO,
+    libc::POLLIN, libc::POLLOUT,
     libc::MAP_ANON, libc::MAP_SHARED, libc::PROT_READ, libc::PROT_WRITE,
     libc::MSG_DONTWAIT, libc::SOL_SOCKET, libc::PRIO_PROCESS, libc::TIOCSCTTY, libc::RLIM_INFINITY,
     libc::SA_RESTART, libc::SA_SIGINFO, libc::WCONTINUED, libc::WNOHANG, libc::WUNTRACED,
@@ -191,9 +192,10 @@ flags! {
     SFlag::S_IFIFO, SFlag::S_IFMT, SFlag::S_IFSOCK,
 }
 
-integers! { gid_t, intptr_t, mode_t, pid_t, size_t, time_t, uid_t, uintptr_t }
+integers! { gid_t, intptr_t, mode_t, nfds_t, pid_t, size_t, time_t, uid_t, uintptr_t }
 
 fields! { kevent: ident, filter, flags, fflags, data, udata }
+fields! { pollfd: fd, events, revents }
 fields! { timespec: tv_sec, tv_nsec }
 fields! { stat: st_mode }
 fields! { rlimit: rlim_cur, rlim_max }
@@ -203,6 +205,7 @@ fields! { sigaction: sa_flags, sa_mask }
 fields! { passwd: pw_name, pw_passwd, pw_uid, pw_gid, pw_change, pw_class, pw_gecos, pw_dir, pw_shell, pw_expire }
 
 same! {
+    "sizeof(struct pollfd)" => size_of::<libc::pollfd>();
     "sizeof(struct timespec)" => size_of::<libc::timespec>();
     "sizeof(struct stat)" => size_of::<libc::stat>();
     "sizeof(struct passwd)" => size_of::<libc::passwd>();
@@ -243,6 +246,8 @@ functions! {
     "int getdtablesize(void)" => getdtablesize: fn() -> c_int;
     "void *mmap(void *, size_t, int, int, int, off_t)" => mmap:
         fn(*mut c_void, libc::size_t, c_int, c_int, c_int, libc::off_t) -> *mut c_void;
+    "int munmap(void *, size_t)" => munmap: fn(*mut c_void, libc::size_t) -> c_int;
+    "int poll(struct pollfd *, nfds_t, int)" => poll: fn(*mut libc::pollfd, libc::nfds_t, c_int) -> c_int;
     "ssize_t send(int, const void *, size_t, int)" => send:
         fn(c_int, *const c_void, libc::size_t, c_int) -> libc::ssize_t;
     "int setpgid(pid_t, pid_t)" => setpgid: fn(libc::pid_t, libc::pid_t) -> c_int;

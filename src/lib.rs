@@ -28,8 +28,8 @@
 //! # Platforms
 //!
 //! Linux is where the crate is tested. For FreeBSD, macOS, NetBSD, OpenBSD and DragonFly `exit_with_parent`,
-//! `run_with`, `privileges` and the program run-with are written; they have never been run there. The launcher and
-//! `async_teardown` are Linux's. On other systems `exit_with_parent::is_supported()` is false and arming is an
+//! `run_with`, `privileges`, the launcher and the program run-with are written; they have never been run there.
+//! `async_teardown` is Linux's. On other systems `exit_with_parent::is_supported()` is false and arming is an
 //! error. `docs/platforms.md` has the table.
 //!
 //! # What this crate does not do

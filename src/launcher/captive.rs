@@ -52,7 +52,8 @@ impl Captive {
         self.handle.id()
     }
 
-    /// Its pidfd, readable when it has ended; for a poll(2) of the caller's.
+    /// Its pidfd, readable when it has ended; for a poll(2) of the caller's. Elsewhere than on Linux a socket, of which that is
+    /// true as well.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.handle.pidfd()
     }

@@ -77,7 +77,7 @@ pub enum LauncherExit {
     Kill,
     /// A signal, and SIGCONT in case it is stopped; SIGKILL if it still lives after the grace. It may
     /// get the signal twice: from the kernel (the parent-death signal) and from the guard. If guard
-    /// and launcher are killed in the same instant, the grace never ends.
+    /// and launcher are killed in the same instant, the grace never ends. (Linux; elsewhere it gets it once.)
     Signal {
         /// The signal, such as SIGTERM.
         signal: Signal,
@@ -282,7 +282,7 @@ impl Command {
     }
 
     /// The network namespace to enter: a descriptor of `/proc/PID/ns/net` or of what `ip netns` made.
-    /// Needs CAP_SYS_ADMIN.
+    /// Needs CAP_SYS_ADMIN. Linux; elsewhere an error.
     pub fn network_namespace(&mut self, namespace: impl Into<OwnedFd>) -> &mut Self {
         self.network_namespace = Some(namespace.into());
         self
@@ -342,14 +342,16 @@ impl Command {
 
     /// When the launcher is gone, captives of a lower number end before those of a higher one get
     /// their signal (QEMU, then its virtiofsd). 0 by default. The kernel's parent-death signal knows no
-    /// order: a captive of an order other than 0 does without this second line.
+    /// order: a captive of an order other than 0 does without this second line. Linux; elsewhere another number than 0 is
+    /// an error.
     pub fn order(&mut self, order: u32) -> &mut Self {
         self.order = order;
         self
     }
 
     /// Whether [`Captive::detach`] may let the captive go. Such a captive does without the second line
-    /// (the parent-death signal, which only itself could clear). Off by default.
+    /// (the parent-death signal, which only itself could clear; FreeBSD: the kernel's SIGKILL when its supervisor ends). Off
+    /// by default.
     pub fn detachable(&mut self, on: bool) -> &mut Self {
         self.detachable = on;
         self
@@ -364,7 +366,8 @@ impl Command {
     /// The cgroup (version 2), by its directory, below which the captive gets one of its own, of which it is the only
     /// process with its descendants: one that the caller has made, with limits perhaps, or that has been delegated
     /// to it. Without this it is the launcher's own cgroup, if the containment wants one at all. With it, every
-    /// containment of a tree does, and the captive is in both. The caller's own directory is not removed.
+    /// containment of a tree does, and the captive is in both. The caller's own directory is not removed. Linux; elsewhere
+    /// an error.
     pub fn cgroup(&mut self, directory: impl AsRef<Path>) -> &mut Self {
         self.cgroup = Some(directory.as_ref().to_owned());
         self
@@ -416,11 +419,6 @@ impl Command {
         captive
             .wait()
             .map_err(|error: CaptiveError| std::io::Error::other(error))
-    }
-
-    /// Whether it may outlive the launcher's end, if only a little.
-    pub(super) fn ends_gracefully(&self) -> bool {
-        self.detachable || self.order != 0 || self.launcher_exit != LauncherExit::Kill
     }
 
     fn spawn_with(&self, defaults: &Defaults) -> Result<Captive, SpawnError> {

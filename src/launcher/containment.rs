@@ -28,7 +28,9 @@ use std::path::Path;
 ///
 /// # Platforms
 ///
-/// Linux. Elsewhere nothing is launched.
+/// The table is Linux's. On FreeBSD `Tree` is [`Reaper`](Self::Reaper), for any launcher and captive. On macOS, NetBSD, OpenBSD and
+/// DragonFly there is nothing that a descendant cannot leave: `Tree` is an error that says so, and
+/// [`TreeBestEffort`](Self::TreeBestEffort) what can be had. What is another system's is an error too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Containment {
@@ -62,25 +64,24 @@ pub enum Containment {
     /// launcher and guard are killed in the same instant, the second line is the main process's alone; the rest ends
     /// when another launcher is started in the same cgroup. Needs Linux 5.14.
     Cgroup,
+    /// FreeBSD: the captive's supervisor is a reaper (procctl(2), `PROC_REAP_ACQUIRE`), to which every descendant belongs until it has
+    /// been waited for, whatever session it makes; nothing leaves. It is ended by `PROC_REAP_KILL`, again and again until none is
+    /// left. Nobody holds it but the supervisor: if *that* is killed the kernel ends the main process, and the rest goes to
+    /// the next reaper and lives.
+    Reaper,
     /// A walk over `/proc`: everything that has the tree's name in its environment (`CAPTIVE_TREE`) gets SIGKILL,
     /// until there is none left. Never chosen for [`Tree`](Self::Tree): a process that clears its environment,
     /// that the launcher may not read, or that forks faster than it is found lives on.
+    ///
+    /// Elsewhere than on Linux it is the process group, which the captive leads: who makes a group or a session of its own has
+    /// left it. It gets SIGKILL before the main process is reaped, so that its number is no other's;
+    /// [`Captive::wait_tree`](super::Captive::wait_tree) looks for 5 s whether there is such a group.
     TreeBestEffort,
     /// The main process alone, by the kernel: it dies when the launcher's pidfd of it is closed;
     /// CLONE_PIDFD_AUTOKILL, Linux 7.1. *This has never been run*: no kernel that has it was at hand. A forked child of
     /// the launcher that has a copy of the pidfd keeps the captive alive; there is no usage in its report. Needs
     /// CAP_SYS_ADMIN.
     PidfdAutokill,
-}
-
-impl Containment {
-    /// Those that can be asked for by name, in the order of [`Tree`](Self::Tree)'s preference.
-    pub(super) const OF_TREES: [Self; 4] = [
-        Self::PidNamespace,
-        Self::Cgroup,
-        Self::UserNamespace,
-        Self::TreeBestEffort,
-    ];
 }
 
 impl fmt::Display for Containment {
@@ -91,6 +92,7 @@ impl fmt::Display for Containment {
             Self::PidNamespace => "PidNamespace",
             Self::UserNamespace => "UserNamespace",
             Self::Cgroup => "Cgroup",
+            Self::Reaper => "Reaper",
             Self::TreeBestEffort => "TreeBestEffort",
             Self::PidfdAutokill => "PidfdAutokill",
         })

@@ -117,8 +117,14 @@ pub enum SpawnStep {
     SignalByPidfd,
     /// Starting a thread.
     StartThread,
+    /// Starting the captive's supervisor, or what that needs for itself (not on Linux).
+    StartSupervisor,
+    /// Making the supervisor a reaper; procctl(2), `PROC_REAP_ACQUIRE`.
+    BecomeReaper,
     /// clone(2).
     Clone,
+    /// fork(2), on FreeBSD pdfork(2).
+    Fork,
     /// Entering the PID namespace, and being born there; setns(2).
     EnterNamespace,
     /// Moving into the cgroup; cgroups(7), `cgroup.procs`.
@@ -171,7 +177,10 @@ impl fmt::Display for SpawnStep {
             Self::Guard(step) => write!(f, "starting the guard: {step}"),
             Self::SignalByPidfd => f.write_str("pidfd_send_signal"),
             Self::StartThread => f.write_str("starting a thread"),
+            Self::StartSupervisor => f.write_str("starting the supervisor"),
+            Self::BecomeReaper => f.write_str("making the supervisor a reaper"),
             Self::Clone => f.write_str("clone"),
+            Self::Fork => f.write_str("fork"),
             Self::EnterNamespace => f.write_str("entering the PID namespace"),
             Self::EnterCgroup => f.write_str("entering the cgroup"),
             Self::ParentDeathSignal => f.write_str("arming the parent-death signal"),
@@ -207,7 +216,7 @@ pub enum CaptiveError {
     },
     /// The launch did not say [`detachable`](super::Command::detachable).
     NotDetachable,
-    /// The guard could not be told.
+    /// The guard, or the captive's supervisor, could not be told.
     Guard(io::Error),
     /// Sending a signal failed (EPERM: it has become another user's).
     Signal {
@@ -237,7 +246,7 @@ impl fmt::Display for CaptiveError {
                 "the captive belongs to process {launcher}, of which this is a forked child"
             ),
             Self::NotDetachable => f.write_str("the captive was not launched as detachable"),
-            Self::Guard(_) => f.write_str("telling the guard failed"),
+            Self::Guard(_) => f.write_str("telling the guard or the supervisor failed"),
             Self::Signal { pid, .. } => write!(f, "signalling the captive {pid} failed"),
             Self::Wait { pid, .. } => write!(f, "waiting for the captive {pid} failed"),
             Self::Stuck(stuck) => stuck.fmt(f),

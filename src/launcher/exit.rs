@@ -50,7 +50,7 @@ pub enum ExitStatus {
         core_dumped: bool,
     },
     /// It has ended, and its status is lost: somebody else waited for it, or SIGCHLD is ignored, and
-    /// this kernel does not keep it (Linux before 6.15).
+    /// this kernel does not keep it (Linux before 6.15); elsewhere than on Linux its supervisor was killed.
     Unknown,
 }
 

@@ -82,11 +82,61 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.4, x86-64 and aarch64 (the latter is run in a guest; `docs/platforms.md`). Elsewhere [`Command::spawn`] is
-//! [`SpawnError::Unsupported`].
+//! Linux 5.4, x86-64 and aarch64 (the latter is run in a guest; `docs/platforms.md`). FreeBSD, macOS, NetBSD, OpenBSD and DragonFly:
+//! written, **never run there**, see below; what is written is run on Linux against a stand-in for those systems' calls.
+//! Elsewhere [`Command::spawn`] is [`SpawnError::Unsupported`].
+//!
+//! # On FreeBSD, macOS, NetBSD, OpenBSD and DragonFly
+//!
+//! The launcher forks a *supervisor* for each captive, and that the captive. It has the launcher's credentials, watches its end
+//! through kqueue (its pid, and a socket), reaps the captive and reports how it ended: no status is lost to others who wait in
+//! the launcher, nor if SIGCHLD is ignored. On FreeBSD the captive is made by pdfork(2): whatever ends the supervisor has the kernel
+//! end the captive, whatever its user (procdesc_close(), `sys/kern/sys_procdesc.c`).
+//!
+//! | | FreeBSD | the others |
+//! |---|---|---|
+//! | the launcher ends, in whatever way; its threads mean nothing | [`LauncherExit`] | the same |
+//! | the launcher executes another program | the same; where a child that it had forked without exec has its descriptors, when that child or the new program ends | the same |
+//! | the captive has changed its user | as before | as before, if the launcher is root; a set-user-ID program cannot be signalled by others |
+//! | the supervisor alone is killed | the kernel ends the captive; [`ExitStatus::Unknown`] | the launcher sends it SIGKILL at once, by its pid; [`ExitStatus::Unknown`] |
+//! | the supervisor is stopped, then the launcher killed | the kernel resumes it (an orphaned process group): [`LauncherExit`] | the same |
+//! | launcher and supervisor are killed in the same instant | the kernel ends the captive | **it lives** |
+//! | the supervisor of a [`detachable`](Command::detachable) one is killed | as on the others | as above, unless it was let go |
+//! | [`Containment::Tree`]: launcher killed, main process ended | all of it ends ([`Containment::Reaper`]) | cannot be had |
+//! | [`Containment::Tree`]: the supervisor is killed | the main process ends; **the rest lives**, and goes to the next reaper | |
+//!
+//! What else is not as on Linux:
+//!
+//! - **A spawn costs more the more memory the launcher has**: it is a fork(2), which copies the launcher's page tables, as there is no
+//!   way to share memory until the exec with what goes on living beside it. What the launcher changes afterwards is kept twice
+//!   as long as the supervisor lives.
+//! - There are two processes for each captive (RLIMIT_NPROC), and two descriptors, on FreeBSD three, in the launcher.
+//! - The captive's parent is its supervisor: what it sends to `getppid()` does not reach the launcher. Its session and process group
+//!   are the launcher's.
+//! - A supervisor is a child of the launcher's; on FreeBSD (a process descriptor) a wait for any child does not return it.
+//! - Where there are no process descriptors a captive whose supervisor was killed is signalled by a number that, if it has ended in
+//!   the same moment, may be another process's.
+//! - A signal is an order to the supervisor, whose answer is waited for: microseconds, 5 s at the most.
+//! - A fork of the launcher's in the moment in which another thread spawns has copies of that spawn's sockets. They hold up nothing.
+//! - Between fork and exec the child has a copy of the launcher's memory, also when it has changed its user. It cannot be traced by
+//!   that user before its exec (P_SUGID: p_candebug(), FreeBSD's `sys/kern/kern_prot.c`; OpenBSD's `sys/kern/sys_process.c`), only stopped.
+//! - [`Command::order`], [`network_namespace`](Command::network_namespace), [`cgroup`](Command::cgroup), [`Ready::UnixListener`],
+//!   [`Ready::TcpListener`] and [`Ready::Notify`] are errors that say so, and [`CommandExt`] is [`SpawnError::Unsupported`].
+//! - [`Captive::pidfd`] is a socket that is readable from the captive's end on. A [`Stuck`] captive's state is not known.
+//! - NetBSD: a set-user-ID launcher that is not root's cannot be watched (EACCES), and so cannot launch. macOS: a launcher that is
+//!   being traced is told to have ended when its tracer lets go of it.
+//! - The handles are told from those of a forked child by its pid alone.
 
 #![cfg_attr(
-    not(all(target_os = "linux", captive_helper)),
+    not(any(
+        captive_helper,
+        captive_stand_in,
+        target_os = "freebsd",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+    )),
     allow(dead_code, reason = "nobody launches what was asked for")
 )]
 
@@ -104,15 +154,38 @@ mod stdio;
 pub mod tokio;
 
 cfg_if::cfg_if! {
-    if #[cfg(all(target_os = "linux", captive_helper))] {
-        mod linux;
+    if #[cfg(any(
+        captive_helper,
+        captive_stand_in,
+        target_os = "freebsd",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+    ))] {
         mod news;
         mod outcome;
         mod prepare;
         mod primitive;
         mod settings;
         mod watch;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(all(target_os = "linux", captive_helper))] {
+        mod linux;
         use linux as platform;
+    } else if #[cfg(any(
+        captive_stand_in,
+        target_os = "freebsd",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+    ))] {
+        mod bsd;
+        use bsd as platform;
     } else {
         mod unsupported;
         use unsupported as platform;

@@ -6,6 +6,9 @@
 //!
 //! All wait with a deadline, and fail at once when the captive ends first. A look at `/proc` or at a file is repeated
 //! after 1 ms, then ever later, up to 20 ms; lines, notifications and the captive's end wake at once.
+//!
+//! Whose a socket is, and who has sent a message, only Linux tells: elsewhere [`Ready::UnixListener`], [`Ready::TcpListener`] and
+//! [`Ready::Notify`] are [`SpawnError::Invalid`](super::SpawnError::Invalid).
 
 use std::fmt;
 use std::io;

@@ -44,7 +44,7 @@ use super::{SpawnError, platform};
 ///
 /// # Platforms
 ///
-/// As [`launcher`](super#platforms); elsewhere [`SpawnError::Unsupported`].
+/// Linux, as [`launcher`](super#platforms); elsewhere [`SpawnError::Unsupported`].
 pub trait CommandExt: sealed::Sealed {
     /// Spawns as [`Command::spawn`] does; the child ends when this process does, whichever thread called, and whatever has
     /// become of the [`Child`].

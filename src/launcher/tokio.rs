@@ -45,7 +45,15 @@
 //! As [`launcher`](super#platforms).
 
 #![cfg_attr(
-    not(all(target_os = "linux", captive_helper)),
+    not(any(
+        captive_helper,
+        captive_stand_in,
+        target_os = "freebsd",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+    )),
     allow(
         unreachable_code,
         unused_variables,

@@ -182,7 +182,7 @@ fn check_thread(tid: u32, status: &str, identity: &Identity) -> Result<(), NotDr
 
 /// The same changes for a child between clone and exec, which has one thread: raw system calls, no
 /// allocation.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", all(feature = "launcher", captive_stand_in)))]
 pub(crate) mod in_child {
     use std::os::fd::BorrowedFd;
     use std::sync::atomic::AtomicU32;

@@ -33,7 +33,7 @@ cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod linux;
         pub(crate) use linux::{ProofError, Threads};
-        #[cfg(feature = "cli")]
+        #[cfg(any(feature = "cli", all(feature = "launcher", captive_stand_in)))]
         pub(crate) use linux::in_child;
         pub(crate) use linux::{enter_root, open_root, set_gid, set_groups, set_uid};
         use linux::group_list;
@@ -41,7 +41,6 @@ cfg_if::cfg_if! {
         mod bsd;
         pub(crate) use bsd::{ProofError, Threads};
         #[cfg(feature = "launcher")]
-        #[allow(unused_imports, reason = "who launches uses it")]
         pub(crate) use bsd::in_child;
         pub(crate) use bsd::{enter_root, open_root, set_gid, set_groups, set_uid};
         use bsd::group_list;

@@ -18,8 +18,24 @@ mod plan;
 
 pub use error::{OptionError, OptionErrorKind};
 pub use keys::{KEYS, Key};
-#[cfg(any(feature = "cli", all(feature = "launcher", target_os = "linux")))]
+#[cfg(any(feature = "cli", feature = "launcher"))]
+#[allow(unused_imports, reason = "nobody launches on other systems")]
 pub(crate) use plan::Plan;
+cfg_if::cfg_if! {
+    if #[cfg(all(
+        feature = "launcher",
+        any(
+            captive_stand_in,
+            target_os = "freebsd",
+            target_os = "macos",
+            target_os = "netbsd",
+            target_os = "openbsd",
+            target_os = "dragonfly",
+        )
+    ))] {
+        pub(crate) use plan::InChild;
+    }
+}
 pub use plan::{Applied, PrepareError, Prepared, Step, StepCause, StepError};
 
 use std::ffi::OsStr;

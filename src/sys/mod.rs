@@ -5,7 +5,11 @@
 pub(crate) mod change;
 #[cfg(feature = "cli")]
 pub(crate) mod inherited;
-#[cfg(feature = "cli")]
+// Linux's launcher does without.
+#[cfg(any(
+    feature = "cli",
+    all(feature = "launcher", any(captive_stand_in, not(target_os = "linux")))
+))]
 pub(crate) mod shared;
 pub(crate) mod signal;
 
@@ -43,8 +47,6 @@ cfg_if::cfg_if! {
         #[allow(dead_code)]
         #[cfg(any(feature = "cli", feature = "launcher"))]
         pub(crate) mod exec;
-        // run-with uses a part; the rest is for the launcher.
-        #[allow(dead_code)]
         #[cfg(any(feature = "cli", feature = "launcher"))]
         mod posix;
 

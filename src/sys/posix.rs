@@ -177,3 +177,59 @@ cfg_if::cfg_if! {
         }
     }
 }
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "launcher")] {
+        use std::os::fd::{AsRawFd, RawFd};
+        use std::time::Duration;
+
+        /// One entry for [`poll`].
+        pub(crate) fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
+            libc::pollfd {
+                fd,
+                events,
+                revents: 0,
+            }
+        }
+
+        /// poll(2), for at most `limit` (a little longer: whole milliseconds). A negative number in `fds` is skipped.
+        pub(crate) fn poll(
+            fds: &mut [libc::pollfd],
+            limit: Option<Duration>,
+        ) -> Result<usize, Errno> {
+            let limit = limit.map_or(-1, |limit| {
+                i32::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+            });
+            let count = fds.len().try_into().map_err(|_| Errno::EINVAL)?;
+            // SAFETY: the kernel reads and writes `fds`, whose length it is told.
+            let ready = unsafe { libc::poll(fds.as_mut_ptr(), count, limit) };
+            Errno::result(ready).map(|ready| ready.unsigned_abs() as usize)
+        }
+
+        /// [`poll`] for one descriptor: whether it is ready within the limit.
+        pub(crate) fn poll_within(
+            fd: BorrowedFd<'_>,
+            events: libc::c_short,
+            limit: Duration,
+        ) -> Result<bool, Errno> {
+            let mut fds = [pollfd(fd.as_raw_fd(), events)];
+            poll(&mut fds, Some(limit)).map(|ready| ready > 0)
+        }
+
+        /// What was leaked by `Box::leak`, by its address; `None` for a null pointer.
+        pub(crate) fn leaked<T>(place: *const T) -> Option<&'static T> {
+            // SAFETY: the callers store nothing there but null and what `Box::leak` returned, and free nothing.
+            unsafe { place.as_ref() }
+        }
+
+        /// Whether this process ignores the signal; sigaction(2).
+        pub(crate) fn is_ignored(signal: i32) -> bool {
+            let mut current = MaybeUninit::<libc::sigaction>::zeroed();
+            // SAFETY: changes nothing, and writes one structure.
+            let asked = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };
+            // SAFETY: all zeroes, or what the kernel has written.
+            let current = unsafe { current.assume_init() };
+            asked == 0 && current.sa_sigaction == libc::SIG_IGN
+        }
+    }
+}

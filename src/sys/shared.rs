@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 
 /// A value in anonymous shared memory (mmap(2), MAP_SHARED): a child that was forked sees the
-/// same one. Unmapped nowhere: it lives as long as the processes do.
+/// same one, and keeps it when this one is dropped.
 #[derive(Debug)]
 pub(crate) struct Shared<T>(NonNull<T>);
 
@@ -18,6 +18,11 @@ pub(crate) struct Shared<T>(NonNull<T>);
 /// # Safety
 /// Exactly that: a struct of atomics of integers.
 pub(crate) unsafe trait SharedWords: Sync {}
+
+// SAFETY: as for a reference to T, which any thread may use at once (SharedWords), and drop.
+unsafe impl<T: SharedWords> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: SharedWords> Sync for Shared<T> {}
 
 impl<T: SharedWords> Shared<T> {
     /// Maps a new one, all zeroes.
@@ -34,12 +39,19 @@ impl<T: SharedWords> Shared<T> {
     }
 }
 
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this size; no reference outlives the owner.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<T>()) };
+    }
+}
+
 impl<T: SharedWords> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: mapped by `new` with T's size and a page's alignment, never unmapped, and all
-        // zeroes is a value of T (SharedWords).
+        // SAFETY: mapped by `new` with T's size and a page's alignment, unmapped by the drop
+        // alone, and all zeroes is a value of T (SharedWords).
         unsafe { self.0.as_ref() }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::super::command::Command;
+use super::super::command::{Command, LauncherExit};
 use super::super::prepare;
 use super::super::{Containment, Missing, SpawnError, SpawnStep};
 use super::guard::Helper;
@@ -45,12 +45,17 @@ impl Means for ByThreads<'_> {
     }
 }
 
+/// Whether it may outlive the launcher's end, if only a little.
+fn ends_gracefully(command: &Command) -> bool {
+    command.detachable || command.order != 0 || command.launcher_exit != LauncherExit::Kill
+}
+
 fn wish<'a>(command: &'a Command, refused: &'a [Refused]) -> Wish<'a> {
     Wish {
         program: &command.program,
         containment: command.containment,
         cgroup: command.cgroup.as_deref(),
-        gracefully: command.ends_gracefully(),
+        gracefully: ends_gracefully(command),
         refused,
     }
 }

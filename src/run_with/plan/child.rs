@@ -1,11 +1,15 @@
 //! The same plan made in a child between clone and exec: raw system calls, nothing allocated.
 
 use std::os::fd::AsFd;
+#[cfg(any(captive_stand_in, not(target_os = "linux")))]
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
 
-use super::{Plan, Step, StepError};
+#[cfg(feature = "cli")]
+use super::StepError;
+use super::{Plan, Step};
 use crate::privileges::{Identity, in_child};
 
 /// A plan, and room for what its proof reads, allocated while that may be done.
@@ -63,7 +67,28 @@ impl Plan {
         }
     }
 
+    /// Moves the descriptor of the new root out of the way of what a child puts under numbers of its own, and says which it is:
+    /// the child must not close it.
+    #[cfg(any(captive_stand_in, not(target_os = "linux")))]
+    pub(crate) fn keep_root_from(&mut self, taken: &[RawFd]) -> Result<Option<RawFd>, Errno> {
+        let Some(mut root) = self.root.take() else {
+            return Ok(None);
+        };
+        // Held meanwhile, so that the next copy has another number.
+        let mut taken_ones = Vec::new();
+        while taken.contains(&root.as_raw_fd()) {
+            let copy = root.try_clone();
+            taken_ones.push(root);
+            root =
+                copy.map_err(|error| error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))?;
+        }
+        let number = root.as_raw_fd();
+        self.root = Some(root);
+        Ok(Some(number))
+    }
+
     /// The error of a step that failed in a child.
+    #[cfg(feature = "cli")]
     pub(crate) fn step_error(&self, at: usize, errno: Errno) -> Option<StepError> {
         Some(StepError {
             step: self.steps.get(at)?.clone(),

@@ -30,18 +30,24 @@ mod error;
 mod step;
 
 cfg_if::cfg_if! {
-    if #[cfg(all(
-        feature = "cli",
-        any(
-            target_os = "linux",
-            target_os = "freebsd",
-            target_os = "macos",
-            target_os = "netbsd",
-            target_os = "openbsd",
-            target_os = "dragonfly",
-        )
+    if #[cfg(any(
+        all(feature = "cli", target_os = "linux"),
+        all(
+            feature = "launcher",
+            any(
+                captive_stand_in,
+                target_os = "freebsd",
+                target_os = "macos",
+                target_os = "netbsd",
+                target_os = "openbsd",
+                target_os = "dragonfly",
+            )
+        ),
     ))] {
         mod child;
+        // Linux's launcher has its helper make it.
+        #[allow(unused_imports)]
+        pub(crate) use child::InChild;
     }
 }
 

@@ -23,13 +23,6 @@ pub(crate) fn dup_to(from: RawFd, to: RawFd) -> Result<(), Errno> {
     Errno::result(unsafe { libc::dup2(from, to) }).map(drop)
 }
 
-/// Whether a descriptor is closed by exec; fcntl(F_SETFD).
-pub(crate) fn set_close_on_exec(fd: RawFd, closed: bool) -> Result<(), Errno> {
-    let flag = if closed { libc::FD_CLOEXEC } else { 0 };
-    // SAFETY: no pointers.
-    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, flag) }).map(drop)
-}
-
 /// Closes every descriptor that is not in the list, which is sorted.
 ///
 /// Those above the highest by closefrom(2); on macOS, which has none, up to getdtablesize(3): what is above a

@@ -14,21 +14,15 @@ pub(crate) use queue::Queue;
 
 cfg_if::cfg_if! {
     if #[cfg(any(feature = "cli", feature = "launcher"))] {
-        // run-with uses a part; the rest is for the launcher.
-        #[allow(dead_code)]
         mod child;
-        #[allow(dead_code)]
         mod process;
-        #[allow(dead_code)]
         mod reap;
         #[cfg(target_os = "freebsd")]
         mod layout;
-        #[allow(dead_code)]
         mod socket;
 
-        #[allow(unused_imports)]
+        pub(crate) use super::exec::*;
         pub(crate) use super::posix::*;
-        #[allow(unused_imports)]
         pub(crate) use {child::*, process::*, reap::*, socket::*};
     }
 }

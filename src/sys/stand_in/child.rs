@@ -6,8 +6,8 @@ use nix::errno::Errno;
 
 use crate::sys::linux as sys;
 pub(crate) use crate::sys::linux::{
-    chdir, dup_at_least, dup_to, reset_dispositions, set_close_on_exec, set_controlling_terminal,
-    set_nice, set_process_group, set_resource_limit, set_signal_mask, set_umask,
+    chdir, dup_at_least, dup_to, reset_dispositions, set_controlling_terminal, set_nice,
+    set_process_group, set_resource_limit, set_signal_mask, set_umask,
 };
 
 /// As Linux's. Who does not execute a program afterwards, which would name it, is a guard: tests find that by its name.

@@ -25,6 +25,7 @@ mod socket;
 #[cfg(feature = "cli")]
 mod supervise;
 
+pub(crate) use crate::sys::exec::*;
 pub(crate) use crate::sys::linux::Epoll as Queue;
 pub(crate) use crate::sys::linux::execve;
 pub(crate) use crate::sys::posix::*;

@@ -34,7 +34,8 @@ pub(crate) unsafe fn fork(on_close: OnClose) -> Result<Option<Child>, Errno> {
         }
         return Ok(None);
     }
-    let descriptor = has_descriptor.then(|| sys::pidfd_open(pid)).transpose()?;
+    // None for one that has ended already, and whose end is thrown away (SIGCHLD ignored).
+    let descriptor = has_descriptor.then(|| sys::pidfd_open(pid).ok()).flatten();
     Ok(Some(Child { pid, descriptor }))
 }
 

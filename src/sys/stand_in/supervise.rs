@@ -37,6 +37,7 @@ impl Signals {
         queue.add(key, Interest::Readable(self.fd.as_fd()))
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "a queue has none")]
     pub(crate) fn raw_fd(&self) -> Option<RawFd> {
         Some(self.fd.as_fd().as_raw_fd())
     }

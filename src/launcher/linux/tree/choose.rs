@@ -14,6 +14,14 @@ use super::cgroup::{self, Cgroup, Why};
 use super::{Namespace, Tree, marks};
 use crate::sys::linux as sys;
 
+/// Those that can be asked for by name, in the order of [`Containment::Tree`]'s preference.
+const OF_TREES: [Containment; 4] = [
+    Containment::PidNamespace,
+    Containment::Cgroup,
+    Containment::UserNamespace,
+    Containment::TreeBestEffort,
+];
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Wish<'a> {
@@ -101,7 +109,7 @@ pub(in super::super) fn refusal(
     means: &impl Means,
 ) -> SpawnError {
     let mut available = Vec::new();
-    for containment in Containment::OF_TREES {
+    for containment in OF_TREES {
         // What cannot be entered as one kind of namespace cannot be as the other.
         let is_refused = !wish.refused.is_empty() && is_namespace(containment);
         if containment == wish.containment || is_refused {
@@ -155,6 +163,10 @@ fn make(containment: Containment, wish: &Wish<'_>, means: &impl Means) -> Result
             Some(make_namespace(false, wish, means)?)
         }
         Containment::UserNamespace => Some(make_namespace(true, wish, means)?),
+        Containment::Reaper => {
+            let what = "a reaper that knows its descendants, which FreeBSD has".to_owned();
+            return Err((what, None));
+        }
         Containment::TreeBestEffort => {
             marks::can_walk()?;
             None

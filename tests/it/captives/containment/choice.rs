@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     ("tree-of-nothing-as-a-user", ROOT, nothing_as_a_user),
     ("tree-of-a-bad-command", CGROUP, bad_command),
     ("autokill", ROOT, autokill),
+    ("reaper-is-anothers", ROOT, reaper),
 ];
 
 fn tree() -> Command {
@@ -204,6 +205,23 @@ fn bad_command() -> Outcome {
         ensure!(matches!(error, SpawnError::Prepare(_)), "{error:?}");
         nothing_left()?;
     }
+    Ok(())
+}
+
+/// Another system's is an error, and never chosen.
+fn reaper() -> Outcome {
+    let error = match contained(Command::new("true"), Containment::Reaper).spawn() {
+        Err(SpawnError::Containment(error)) => error,
+        other => return Err(format!("{other:?}").into()),
+    };
+    nothing_left()?;
+    let missing = lacking(&error, Containment::Reaper)?;
+    ensure!(missing.what.contains("FreeBSD"), "{missing:?}");
+    ensure!(error.missing.len() == 1, "{error:?}");
+    ensure!(
+        error.available.contains(&Containment::PidNamespace),
+        "{error:?}"
+    );
     Ok(())
 }
 
