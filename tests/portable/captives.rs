@@ -17,10 +17,21 @@ use crate::roles::{say, serve};
 use crate::scene::{HANG, Outcome, SURVIVES, Scene, root_test, test};
 
 /// Where captives can be launched.
-const LAUNCHER: bool = cfg!(target_os = "linux");
+const LAUNCHER: bool = cfg!(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "macos",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly",
+));
 
-/// Where `Containment::Tree` can be had (on Linux by root, here).
-const TREE: bool = cfg!(target_os = "linux");
+/// Where `Containment::Tree` can be had: on Linux (by root, here), also where it stands in for FreeBSD, and there.
+fn has_tree() -> bool {
+    let stands_in = cfg!(captive_stand_in)
+        && std::env::var_os("CAPTIVE_STAND_IN").is_some_and(|kind| kind == "kqueue");
+    cfg!(any(target_os = "linux", target_os = "freebsd")) && !stands_in
+}
 
 pub fn tests() -> Vec<Trial> {
     if !LAUNCHER {
@@ -417,7 +428,7 @@ fn tree_is_refused() -> Outcome {
 }
 
 fn tree() -> Outcome {
-    if !TREE {
+    if !has_tree() {
         return tree_is_refused();
     }
     let mut captive = this(&["captives", "daemons"])
@@ -437,7 +448,7 @@ fn tree() -> Outcome {
 }
 
 fn tree_launcher_killed() -> Outcome {
-    if !TREE {
+    if !has_tree() {
         return tree_is_refused();
     }
     let mut scene = Scene::role(&["captives", "tree"])?;
