@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 
 use captive::Command;
 use captive::exit_with_parent::Signal;
 use libtest_mimic::Trial;
 
+use crate::support::process::await_that;
 use crate::support::{Fallible, HANG, Outcome, Tag, output};
 
 mod adapters;
@@ -100,6 +102,24 @@ fn children() -> Vec<i32> {
         .collect();
     all.sort_unstable();
     all
+}
+
+/// The descriptors of this process, but the one that lists them.
+fn open_descriptors() -> Vec<(i32, PathBuf)> {
+    (0..2048)
+        .filter_map(|fd| Some((fd, fs::read_link(format!("/proc/self/fd/{fd}")).ok()?)))
+        .collect()
+}
+
+/// Nothing is open that was not. What was may have been the sweep's of other launchers' cgroups, and is closed since.
+fn descriptors_as_before(before: &[(i32, PathBuf)]) -> Outcome {
+    let mut new = Vec::new();
+    await_that("the descriptors as before", || {
+        new = open_descriptors();
+        new.retain(|fd| !before.contains(fd));
+        new.is_empty()
+    })
+    .map_err(|error| format!("{error}: {new:?}").into())
 }
 
 /// What it says up to a success.

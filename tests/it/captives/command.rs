@@ -14,7 +14,7 @@ use captive::run_with::Step;
 use captive::{Command, RunWith};
 use libtest_mimic::Trial;
 
-use super::{children, in_role, says, shell, signal};
+use super::{children, descriptors_as_before, in_role, open_descriptors, says, shell, signal};
 use crate::support::process::await_that;
 use crate::support::{Fallible, Need, Outcome, output, test};
 
@@ -1323,12 +1323,6 @@ fn unprivileged() -> Outcome {
     Ok(())
 }
 
-fn open_descriptors() -> Vec<(i32, PathBuf)> {
-    (0..1024)
-        .filter_map(|fd| Some((fd, fs::read_link(format!("/proc/self/fd/{fd}")).ok()?)))
-        .collect()
-}
-
 /// A launcher of which nothing is left after errors but what it had.
 fn leaves_nothing() -> Outcome {
     // The guard and the threads are there to stay.
@@ -1371,7 +1365,5 @@ fn leaves_nothing() -> Outcome {
     }
     // What the stage's errors leave is reaped by a thread.
     await_that("an end of all children", || children() == guard)?;
-    await_that("the number of descriptors as before", || {
-        open_descriptors() == before
-    })
+    descriptors_as_before(&before)
 }

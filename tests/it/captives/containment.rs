@@ -15,7 +15,7 @@ use captive::launcher::{
 use captive::{Captive, Command, RunWith};
 use libtest_mimic::Trial;
 
-use super::{children, says, shell, verdict};
+use super::{children, descriptors_as_before, open_descriptors, says, shell, verdict};
 use crate::support::process::{Reaped, state};
 use crate::support::seccomp::{self, Argument};
 use crate::support::{self, Fallible, Need, Outcome, Tag, cgroups, test};
@@ -377,13 +377,6 @@ fn lacking(error: &ContainmentError, containment: Containment) -> Fallible<&Miss
 
 fn errno(missing: &Missing) -> Option<i32> {
     missing.errno.as_ref()?.raw_os_error()
-}
-
-/// The descriptors of this process, but the one that lists them.
-fn open_descriptors() -> Vec<(i32, PathBuf)> {
-    (0..2048)
-        .filter_map(|fd| Some((fd, fs::read_link(format!("/proc/self/fd/{fd}")).ok()?)))
-        .collect()
 }
 
 /// All descendants of a process, it included, that are no zombies.

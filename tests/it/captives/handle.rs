@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use captive::launcher::{SpawnStep, Stdio};
 use captive::{Captive, Command, RunWith};
 use libtest_mimic::Trial;
 
-use super::{children, in_role, shell, signal};
+use super::{children, descriptors_as_before, in_role, open_descriptors, shell, signal};
 use crate::support::cgroups::{Group, version_1};
 use crate::support::process::{Reaped, Tracer, await_that, readable_within, state};
 use crate::support::seccomp::{self, Argument};
@@ -925,30 +924,10 @@ fn stall() -> Outcome {
         ensure!(error.to_string().contains(&step.to_string()), "{error}");
     }
     await_that("an end of all children", || children() == before.0)?;
-    await_that("the descriptors as before", || {
-        open_descriptors() == before.1
-    })?;
+    descriptors_as_before(&before.1)?;
     drop(mount);
     ensure!(Command::new("true").status()?.success(), "true");
     Ok(())
-}
-
-fn open_descriptors() -> Vec<i32> {
-    let own = Path::new("/proc/self/fd");
-    let (mut all, own) = match fs::read_dir(own) {
-        Ok(entries) => (
-            entries
-                .flatten()
-                .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-                .collect::<Vec<i32>>(),
-            own,
-        ),
-        Err(_) => return Vec::new(),
-    };
-    // Not the one that the directory itself was read by.
-    all.retain(|fd| fs::read_link(own.join(fd.to_string())).is_ok());
-    all.sort_unstable();
-    all
 }
 
 /// The threads of this process with their names.
@@ -1023,7 +1002,7 @@ fn many() -> Outcome {
         }
     }
     await_that("an end of all children", || children() == guard)?;
-    await_that("the descriptors as before", || open_descriptors() == before)?;
+    descriptors_as_before(&before)?;
     await_that("threads as before", || {
         threads().len() == 1 + named("captive-spawner") + named("captive-reaper")
     })?;

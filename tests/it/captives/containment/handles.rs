@@ -48,16 +48,9 @@ fn warm_up() -> Fallible<Vec<(i32, PathBuf)>> {
     Ok(before)
 }
 
-/// Nothing is open that was not. What was may have been the sweep's of other launchers' cgroups, and is closed since.
 fn as_before(before: &[(i32, PathBuf)]) -> Outcome {
     nothing_left()?;
-    let mut new = Vec::new();
-    await_that("the descriptors as before", || {
-        new = open_descriptors();
-        new.retain(|fd| !before.contains(fd));
-        new.is_empty()
-    })
-    .map_err(|error| format!("{error}: {new:?}").into())
+    descriptors_as_before(before)
 }
 
 fn drop_leaves_nothing() -> Outcome {
