@@ -315,7 +315,13 @@ impl Process {
     /// It is nobody's child that we know, so the number is another's if it has ended meanwhile and the system has given it
     /// again since. Where the kernel does it, it is left to the kernel.
     pub(super) fn end_lost(&self) {
-        if !self.is_tied && !self.let_go.load(Ordering::SeqCst) {
+        if self.let_go.load(Ordering::SeqCst) {
+            return;
+        }
+        if self.holds == Holds::Group {
+            let _ = sys::kill_group(self.pid(), libc::SIGKILL);
+        }
+        if !self.is_tied {
             let _ = sys::kill(self.pid(), libc::SIGKILL);
         }
     }

@@ -46,6 +46,9 @@ const SOON: Duration = Duration::from_millis(1);
 /// How often to look at what is left of a tree.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// The same after a while: somebody who cannot be signalled, or does not die.
+const LONG_LOOK: Duration = Duration::from_millis(200);
+
 /// How long a process group is looked at after its SIGKILL.
 const GROUP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -72,7 +75,8 @@ pub(super) fn make(request: &mut Request, plan: &InChild<'_>, page: &Page) -> Re
     }
     // A signal of the launcher's handlers would run them there.
     let mask = sys::block_all_signals()?;
-    // SAFETY: the child calls nothing but `run`, which is system calls, never returns, and drops nothing of this.
+    // SAFETY: the child calls nothing of ours but `run`, which is system calls, never returns, and drops nothing but its two
+    // descriptors.
     let forked = unsafe { sys::fork(OnClose::LetLive) };
     if matches!(forked, Ok(None)) {
         run(request, plan, page, their_line, their_ended);
@@ -99,18 +103,26 @@ fn run(request: &mut Request, plan: &InChild<'_>, page: &Page, line: OwnedFd, en
         captive,
         start: Some(start),
         queue,
-        launcher: request.launcher,
         holds: request.holds,
         on_exit: request.on_exit,
         launched: false,
         is_ending: false,
-        is_blind: false,
+        is_tied: on_close(request) == OnClose::Kill,
         launcher_gone: false,
         let_go: false,
         kill_at: None,
         ended_by: EndedBy::Itself,
     }
     .watch()
+}
+
+/// What becomes of the captive without us, where there are process descriptors.
+fn on_close(request: &Request) -> OnClose {
+    if request.detachable {
+        OnClose::LetLive
+    } else {
+        OnClose::Kill
+    }
 }
 
 /// There is no captive.
@@ -149,15 +161,15 @@ fn make_captive(
     let (start, theirs) = sys::stream_sockets()
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
     let supervisor = sys::getpid();
-    let on_close = if request.detachable {
-        OnClose::LetLive
-    } else {
-        OnClose::Kill
-    };
+    let on_close = on_close(request);
     // SAFETY: one thread; the child executes or ends, and drops nothing.
     let Some(captive) = unsafe { sys::fork(on_close) }? else {
+        // With a copy of our end it would never see the end of the file.
+        drop(start);
         child::run(request, plan, page, theirs.as_fd(), supervisor)
     };
+    // Before it can say so itself: it may be all that is known when we have been killed.
+    page.set_pid(captive.pid);
     drop(theirs);
     // Away from what is sent to the launcher's group.
     let _ = sys::set_process_group(0);
@@ -227,14 +239,13 @@ struct Supervisor<'a> {
     /// Closed when the captive has executed its program, or ended.
     start: Option<OwnedFd>,
     queue: Queue,
-    launcher: i32,
     holds: Holds,
     on_exit: OnExit,
     launched: bool,
     /// The captive's end has been told.
     is_ending: bool,
-    /// The queue has been lost: it is asked for all the time.
-    is_blind: bool,
+    /// Its descriptor, if there is one, is its life.
+    is_tied: bool,
     launcher_gone: bool,
     let_go: bool,
     kill_at: Option<Instant>,
@@ -244,7 +255,7 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     fn watch(mut self) -> ! {
         loop {
-            if self.is_ending || self.is_blind {
+            if self.is_ending {
                 self.reap();
             }
             if let Some(at) = self.kill_at {
@@ -270,13 +281,8 @@ impl Supervisor<'_> {
     /// Waits for something to happen, once, and does what is to be done about it.
     fn look(&mut self, limit: Option<Duration>) {
         let mut events = [Event::NONE; 8];
-        // Our own queue: there is no error but of a system that has lost it.
         let count = self.queue.wait(limit, &mut events).unwrap_or_else(|_| {
-            std::thread::sleep(LOOK);
-            self.is_blind = true;
-            if sys::getppid() != self.launcher {
-                self.launcher_is_gone();
-            }
+            self.go_blind();
             0
         });
         // The captive's end first: an order for one that has ended comes too late.
@@ -292,6 +298,17 @@ impl Supervisor<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// The queue has been lost, which it cannot be. Who cannot see the launcher's end lets nobody live on.
+    fn go_blind(&mut self) {
+        std::thread::sleep(LOOK);
+        if self.let_go {
+            sys::exit(0);
+        }
+        let _ = self.send(libc::SIGKILL);
+        // From now on it is waited for, as after the word of its end.
+        self.is_ending = true;
     }
 
     /// Whether the captive has executed its program is decided when the file has ended.
@@ -313,13 +330,11 @@ impl Supervisor<'_> {
 
     /// Waits for the captive, if it has ended by now.
     fn reap(&mut self) {
-        if self.is_ending {
-            // Its number is its own until it is waited for, and so is its group's.
-            if self.holds == Holds::Group && !self.let_go {
-                let _ = sys::kill_group(self.captive.pid, libc::SIGKILL);
-            }
-            self.page.set_reaping();
+        // Its number is its own until it is waited for, and so is its group's.
+        if self.holds == Holds::Group && !self.let_go {
+            let _ = sys::kill_group(self.captive.pid, libc::SIGKILL);
         }
+        self.page.set_reaping();
         match sys::try_wait(Which::Pid(self.captive.pid)) {
             Ok(Some(waited)) => self.finish(Some(&waited)),
             Ok(None) | Err(Errno::EINTR) => {}
@@ -377,7 +392,7 @@ impl Supervisor<'_> {
                 return self.page.set_empty();
             }
             self.look(Some(pause));
-            pause = (pause * 2).min(LOOK);
+            pause = (pause * 2).min(LONG_LOOK);
         }
     }
 
@@ -414,11 +429,19 @@ impl Supervisor<'_> {
     }
 
     /// A signal to the captive, unless it is known to have ended.
-    fn send(&self, signal: i32) -> Result<(), Errno> {
+    fn send(&mut self, signal: i32) -> Result<(), Errno> {
         if self.is_ending || self.ended.is_none() {
             return Ok(());
         }
-        sys::kill(self.captive.pid, signal)
+        let sent = sys::kill(self.captive.pid, signal);
+        let is_tied = self.is_tied && !self.let_go && self.captive.descriptor.is_some();
+        if sent == Err(Errno::EPERM) && signal == libc::SIGKILL && is_tied {
+            // A set-user-ID program that has become another user. The kernel asks nobody: procdesc_close(). The captive is
+            // another's child then; its end is told by its number all the same.
+            self.captive.descriptor = None;
+            return Ok(());
+        }
+        sent
     }
 
     fn take_orders(&mut self) {

@@ -173,7 +173,8 @@ pub(crate) fn reset_dispositions(default: u64, ignore: u64) -> Result<(), Errno>
             Err(errno) => return Err(errno),
         };
         let has_handler = handler != libc::SIG_DFL && handler != libc::SIG_IGN;
-        if has_handler || (is_in(default) && handler != libc::SIG_DFL) {
+        // Though it is the default already: SA_NOCLDWAIT, which fork inherits, goes with it.
+        if has_handler || is_in(default) {
             disposition(signal, Some(libc::SIG_DFL))?;
         }
     }
