@@ -2,11 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -280,21 +279,21 @@ fn clone(mapping: &Mapping) -> Result<(i32, OwnedFd), Errno> {
     let mut pidfd: RawFd = -1;
     let (shared, pidfd_place) = (mapping.place(), &raw mut pidfd);
     let mask = sys::set_signal_mask(sys::ALL_SIGNALS)?;
+    // The last two are the child's word and its TLS, in an order that is the processor's; without CLONE_SETTLS no TLS is
+    // taken.
+    let (top, word) = (shared as usize, shared as usize);
+    let args = [
+        flags.unsigned_abs() as usize,
+        top,
+        pidfd_place as usize,
+        word,
+        word,
+    ];
     // SAFETY: the stack is `STACK` bytes below `shared`, 64-byte aligned, mapped until the helper
     // is reaped; `helper` makes system calls only, so that it may share this thread's thread-local
     // storage; the kernel writes the pidfd to `pidfd_place` before this returns, and 0 to `state`,
     // the first field of `Shared`, when the helper ends. A descriptor table of its own.
-    let pid = Errno::result(unsafe {
-        libc::clone(
-            helper,
-            shared.cast(),
-            flags,
-            shared.cast(),
-            pidfd_place,
-            ptr::null_mut::<c_void>(),
-            shared.cast::<libc::pid_t>(),
-        )
-    });
+    let pid = unsafe { sys::clone_onto(libc::SYS_clone, args, helper, shared.cast()) };
     // The set came from the kernel, so it cannot refuse it.
     let _ = sys::set_signal_mask(mask);
     let pid = pid?;
@@ -303,7 +302,7 @@ fn clone(mapping: &Mapping) -> Result<(i32, OwnedFd), Errno> {
 }
 
 /// The helper's whole life. Nothing here allocates, locks, panics or touches thread-local storage.
-extern "C" fn helper(shared: *mut c_void) -> c_int {
+extern "C" fn helper(shared: *mut c_void) -> ! {
     // SAFETY: the process keeps the mapping until it has reaped us.
     let shared = unsafe { &*shared.cast::<Shared>() };
     // SAFETY: open in our own table, and one of the two descriptors that are never closed.

@@ -1,8 +1,7 @@
 //! Children that share our memory until their exec, and are born where they belong: in namespaces, in a
 //! cgroup, as children of our own parent.
 //!
-//! The C library wraps clone(2) for a child with a stack of its own, not clone3(2); and its wrapper
-//! writes errno, which in a child is a variable of the process it shares memory with.
+//! The C library's wrapper of clone(2) writes errno, which in a child is a variable of the process it shares memory with.
 
 use std::ffi::c_void;
 use std::os::fd::RawFd;
@@ -10,7 +9,7 @@ use std::sync::atomic::AtomicI32;
 
 use nix::errno::Errno;
 
-use super::{GuardedStack, Never, int_arg, plain};
+use super::{GuardedStack, Never, clone_onto, int_arg, plain};
 
 /// The child's death when the last descriptor of the open pidfd that clone3 made is closed; Linux 7.1, from its
 /// source: with CLONE_AUTOREAP, an exit signal of 0, and CAP_SYS_ADMIN or CLONE_NNP. Never run.
@@ -112,62 +111,6 @@ pub(crate) fn clone_child<F: FnOnce() -> Never>(
     let args = [place, size_of::<CloneArgs>(), 0, 0, 0];
     // SAFETY: as above; the kernel reads the structure.
     unsafe { clone_onto(libc::SYS_clone3, args, child::<F>, argument) }
-}
-
-/// A system call that makes a child on another stack, which then does `run(argument)`.
-///
-/// # Safety
-/// As for clone(2): the stack is the child's alone, `run` does not come back, and all it does may be done in
-/// a child that shares our memory.
-#[allow(clippy::many_single_char_names, reason = "registers")]
-unsafe fn clone_onto(
-    number: libc::c_long,
-    args: [usize; 5],
-    run: extern "C" fn(*mut c_void) -> !,
-    argument: *mut c_void,
-) -> Result<i32, Errno> {
-    let [a, b, c, d, e] = args;
-    let answer: isize;
-    // SAFETY: the x86-64 convention of syscall(2). In the child (rax 0) the stack is the new one, 16-byte aligned
-    // before the call as the ABI wants it, and the registers are copies of ours.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r13",
-            "call r12",
-            "ud2",
-            "2:",
-            inlateout("rax") number as isize => answer,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
-            in("r12") run, in("r13") argument,
-            lateout("rcx") _, lateout("r11") _,
-        );
-    }
-    // SAFETY: the arm64 convention of syscall(2); otherwise as above.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        std::arch::asm!(
-            "svc 0",
-            "cbnz x0, 2f",
-            "mov x29, #0",
-            "mov x0, x21",
-            "blr x20",
-            "brk #1",
-            "2:",
-            in("x8") number,
-            inlateout("x0") a as isize => answer,
-            in("x1") b, in("x2") c, in("x3") d, in("x4") e,
-            in("x20") run, in("x21") argument,
-        );
-    }
-    match answer {
-        -4095..=-1 => Err(Errno::from_raw((-answer) as i32)),
-        pid => Ok(pid as i32),
-    }
 }
 
 /// Puts the calling *thread's* future children into the PID namespace of the process behind `pidfd`, and, if

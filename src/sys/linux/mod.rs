@@ -23,6 +23,7 @@ use nix::errno::Errno;
 
 mod syscall;
 
+mod clone_onto;
 mod credentials;
 mod descriptors;
 mod epoll;
@@ -32,6 +33,7 @@ mod stack;
 mod thread;
 mod waiting;
 
+pub(crate) use clone_onto::clone_onto;
 pub(crate) use credentials::*;
 pub(crate) use descriptors::*;
 pub(crate) use epoll::Epoll;
