@@ -71,7 +71,8 @@ pub enum Containment {
     Reaper,
     /// A walk over `/proc`: everything that has the tree's name in its environment (`CAPTIVE_TREE`) gets SIGKILL,
     /// until there is none left. Never chosen for [`Tree`](Self::Tree): a process that clears its environment,
-    /// that the launcher may not read, or that forks faster than it is found lives on.
+    /// that the launcher may not read, or that forks faster than it is found lives on. One that has been killed is not
+    /// found any more from the moment in which its memory is gone, shortly before its end.
     ///
     /// Elsewhere than on Linux it is the process group, which the captive leads: who makes a group or a session of its own has
     /// left it. It gets SIGKILL before the main process is reaped, so that its number is no other's;

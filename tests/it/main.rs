@@ -62,8 +62,8 @@ fn main() {
     if args.next().is_some_and(|first| first == "--role") {
         std::process::exit(roles::run(args));
     }
-    // What is run in the background by a shell ignores these, and so would all that the tests start.
-    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+    // What is run in the background by a shell, or by nohup, ignores these, and so would all that the tests start.
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
         // SAFETY: no handler is installed.
         unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.expect("a default");
     }

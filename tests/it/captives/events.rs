@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio as StdStdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use captive::exit_with_parent::{ExitWithParent, Signal};
 use captive::launcher::{
@@ -410,8 +410,12 @@ fn foreign_waiter() -> Outcome {
             }
         });
     }
-    each_told_once(&events)?;
-    ensure!(reaped.load(Ordering::Relaxed) > 0, "it has reaped nobody");
+    // Who is first is the scheduler's choice.
+    let deadline = Instant::now() + HANG;
+    while reaped.load(Ordering::Relaxed) == 0 {
+        ensure!(Instant::now() < deadline, "it has reaped nobody");
+        each_told_once(&events)?;
+    }
     stop.store(true, Ordering::Relaxed);
     Ok(())
 }

@@ -6,6 +6,7 @@ use captive::Command;
 use captive::launcher::SpawnError;
 use libtest_mimic::Trial;
 
+use crate::support::process::close_from;
 use crate::support::{Outcome, Tag, output, test};
 
 /// All of them.
@@ -78,7 +79,7 @@ fn daemonise() {
     let child = unsafe { libc::fork() };
     if child == 0 {
         // SAFETY: whatever this child has inherited, it uses no more.
-        unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+        unsafe { close_from(3) };
         let ended = Command::new("true").status();
         let ended = ended.map(|report| report.status().to_string());
         println!("{}", ended.unwrap_or_else(|error| format!("{error:?}")));

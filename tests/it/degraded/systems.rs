@@ -583,6 +583,11 @@ fn needs(system: &System) -> &'static [Need] {
         |(name, comes): &(&str, Comes)| name.contains("cgroup") || matches!(comes, Holds("Cgroup"));
     if system.place.starts_with("cgroup") || system.parts.iter().any(of_cgroups) {
         &[Need::Root, Need::Cgroups]
+    } else if system.name == "sigsys-in-a-child" {
+        &[Need::Root, Need::DumpOfOne]
+    } else if system.name == "sigsys-in-the-guard" {
+        // An emulated machine's clock may be one that is read by the system call.
+        &[Need::Root, Need::Native]
     } else {
         &[Need::Root]
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::namespace::check;
 use crate::support::HANG;
+use crate::support::process::PtraceRequest;
 
 /// A stop before (`entry`) or after a system call. At an exit only `entry` is known.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,7 @@ pub enum Event {
     Ended,
 }
 
-fn request(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<usize> {
+fn request(request: PtraceRequest, pid: i32, address: usize, data: usize) -> io::Result<usize> {
     let answer = unsafe { libc::ptrace(request, pid, address, data) };
     if answer == -1 {
         return Err(io::Error::last_os_error());
@@ -163,16 +164,30 @@ fn event(pid: i32, status: i32) -> io::Result<Event> {
     })
 }
 
+/// struct ptrace_syscall_info of linux/ptrace.h at the entry to a call; at other stops its beginning.
+#[repr(C)]
+struct SyscallInfo {
+    op: u8,
+    padding: [u8; 3],
+    architecture: u32,
+    instruction_pointer: u64,
+    stack_pointer: u64,
+    number: u64,
+    arguments: [u64; 6],
+}
+
 /// PTRACE_GET_SYSCALL_INFO, Linux 5.3; `None` if the process has been killed meanwhile.
 fn call(pid: i32) -> Option<Call> {
-    let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
-    let size = size_of::<libc::ptrace_syscall_info>();
+    const PTRACE_GET_SYSCALL_INFO: PtraceRequest = 0x420e;
+    const PTRACE_SYSCALL_INFO_ENTRY: u8 = 1;
+    let mut info = MaybeUninit::<SyscallInfo>::zeroed();
+    let size = size_of::<SyscallInfo>();
     let place = info.as_mut_ptr() as usize;
-    request(libc::PTRACE_GET_SYSCALL_INFO, pid, size, place).ok()?;
+    request(PTRACE_GET_SYSCALL_INFO, pid, size, place).ok()?;
     let info = unsafe { info.assume_init() };
-    let entry = info.op == libc::PTRACE_SYSCALL_INFO_ENTRY;
+    let entry = info.op == PTRACE_SYSCALL_INFO_ENTRY;
     let (number, first) = if entry {
-        unsafe { (info.u.entry.nr as libc::c_long, info.u.entry.args[0]) }
+        (info.number as libc::c_long, info.arguments[0])
     } else {
         (-1, 0)
     };

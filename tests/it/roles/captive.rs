@@ -17,6 +17,7 @@ use nix::errno::Errno;
 
 use super::crowd;
 use crate::support::HANG;
+use crate::support::process::close_from;
 use crate::support::seccomp::{self, Argument};
 
 /// How the program hears of the parent's exit.
@@ -94,7 +95,7 @@ impl Captive {
                     .to_string()
             }
             "closefrom" => {
-                let closed = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+                let closed = unsafe { close_from(3) };
                 closed.to_string()
             }
             // The numbers that are free now mean this file.

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use captive::async_teardown::{self, Teardown, TeardownError};
 use nix::errno::Errno;
 
+use crate::support::process::close_from;
 use crate::support::seccomp;
 
 /// The role `teardown`.
@@ -73,7 +74,7 @@ impl Main {
             }
             "wait" => format!("{:?}", nix::sys::wait::wait()),
             "closefrom" => {
-                assert_eq!(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }, 0);
+                assert_eq!(unsafe { close_from(3) }, 0);
                 "closed".into()
             }
             // A descriptor far above the soft limit that comes after it.

@@ -4,6 +4,8 @@ use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::support::process::close_from;
+
 /// The role `odd`: puts itself into the state that its arguments say, then executes what follows
 /// `--`. It starts from no blocked and no ignored signals (std's `main` ignores SIGPIPE), and no
 /// descriptors above 2.
@@ -20,7 +22,7 @@ pub fn odd(args: &[OsString]) -> i32 {
         .filter(settable)
         .for_each(|signal| set_disposition(signal, libc::SIG_DFL));
     // SAFETY: nothing in this process uses a descriptor above 2.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    unsafe { close_from(3) };
     let mut environment = Vec::new();
     let mut own = Vec::new();
     for setting in settings {

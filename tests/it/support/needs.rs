@@ -35,6 +35,8 @@ pub enum Need {
     Native,
     /// User namespaces for those who are not root.
     UserNamespaces,
+    /// A core dump ends one process, not all that share its memory: Linux 5.16.
+    DumpOfOne,
 }
 
 impl Need {
@@ -54,6 +56,7 @@ impl Need {
             Self::Freezer => cgroups::Group::new(cgroups::version_1("freezer"), &[]).is_ok(),
             Self::Native => std::env::var_os("CAPTIVE_EMULATED").is_none(),
             Self::UserNamespaces => user_namespaces(),
+            Self::DumpOfOne => is_at_least((5, 16)),
         }
     }
 }
@@ -73,6 +76,17 @@ fn group_signal() -> bool {
         .and_then(|own| own.try_signal(0, all_of_a_group));
     // ESRCH: we lead no group. EINVAL: the flag is not known.
     tried.map_or_else(|error| error.raw_os_error() == Some(libc::ESRCH), |()| true)
+}
+
+fn is_at_least(wanted: (u32, u32)) -> bool {
+    let system = nix::sys::utsname::uname().expect("uname");
+    let mut numbers = system
+        .release()
+        .to_str()
+        .expect("a release")
+        .split('.')
+        .map_while(|number| number.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()) >= Some(wanted)
 }
 
 /// What the usual three settings say; a kernel does not have them all.

@@ -305,3 +305,18 @@ pub fn status_field(pid: i32, field: &str) -> Option<String> {
 pub fn bytes(raw: &[u8]) -> &std::ffi::OsStr {
     std::ffi::OsStr::from_bytes(raw)
 }
+
+/// Closes this descriptor and all above; close_range(2), which not every C library has.
+///
+/// # Safety
+///
+/// Nobody in this process uses one of them.
+pub unsafe fn close_from(first: libc::c_uint) -> libc::c_long {
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) }
+}
+
+/// The type of a ptrace(2) request.
+#[cfg(target_env = "musl")]
+pub type PtraceRequest = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+pub type PtraceRequest = libc::c_uint;

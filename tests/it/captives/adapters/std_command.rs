@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::super::death::scene::{Scene, ends, find_guard, guard_of, kill, lives, stop};
 use super::super::{children, in_role_with};
-use crate::support::process::await_that;
+use crate::support::process::{await_that, close_from};
 use crate::support::{Fallible, HANG, Need, Outcome, Witness, test};
 
 /// All of them.
@@ -401,7 +401,7 @@ fn hook_closes_all() -> Outcome {
     let mut command = sleeper();
     unsafe {
         command.pre_exec(|| {
-            libc::close_range(3, libc::c_uint::MAX, 0);
+            close_from(3);
             Ok(())
         });
     }

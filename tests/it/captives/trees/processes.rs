@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::captives::death::processes::{become_nobody, block, hear_nothing};
 use crate::support::cgroups::root_of_version_2;
-use crate::support::process::state;
+use crate::support::process::{close_from, state};
 
 /// How many generations `deep` is.
 pub const DEPTH: usize = 4;
@@ -114,7 +114,7 @@ fn make_one(part: &str, say: &OwnedFd) {
             fork(|| {
                 std::env::set_current_dir("/").unwrap();
                 announce(part, say);
-                unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+                unsafe { close_from(0) };
                 wait_for_ever()
             });
             unsafe { libc::_exit(0) }

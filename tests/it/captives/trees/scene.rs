@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::captives::death::scene::{Scene, ends};
 use crate::support::cgroups::{Group, version_2};
-use crate::support::process::{await_that, state};
+use crate::support::process::{PtraceRequest, await_that, state};
 use crate::support::{Fallible, HANG, Need, Outcome, Witness};
 
 /// What holds a tree, and for whom.
@@ -287,7 +287,7 @@ impl Drop for Held {
     }
 }
 
-fn request(request: libc::c_uint, pid: i32, data: i32) -> io::Result<()> {
+fn request(request: PtraceRequest, pid: i32, data: i32) -> io::Result<()> {
     // SAFETY: none of these requests has an address.
     match unsafe { libc::ptrace(request, pid, 0, i64::from(data)) } {
         -1 => Err(io::Error::last_os_error()),
