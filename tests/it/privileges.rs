@@ -13,6 +13,7 @@ use crate::support::{Fallible, Launched, Need, Outcome, Session, Tag, Witness, t
 
 pub fn tests() -> Vec<Trial> {
     const ROOT: &[Need] = &[Need::Root];
+    const ROOT_GLIBC: &[Need] = &[Need::Root, Need::Glibc];
     let mut tests = vec![
         test("privileges::every_thread", ROOT, every_thread),
         test("privileges::threads_come_and_go", ROOT, || {
@@ -29,9 +30,13 @@ pub fn tests() -> Vec<Trial> {
             group_list,
         ),
         test("privileges::ids_have_one_group", ROOT, ids_have_one_group),
-        test("privileges::thread_of_nobody", ROOT, thread_of_nobody),
-        test("privileges::thread_that_ends", ROOT, thread_that_ends),
-        test("privileges::thread_that_refuses", ROOT, thread_that_refuses),
+        test("privileges::thread_of_nobody", ROOT_GLIBC, thread_of_nobody),
+        test("privileges::thread_that_ends", ROOT_GLIBC, thread_that_ends),
+        test(
+            "privileges::thread_that_refuses",
+            ROOT_GLIBC,
+            thread_that_refuses,
+        ),
         test("privileges::kept_capabilities", ROOT, kept_capabilities),
         test("privileges::root_regained", ROOT, root_regained),
         test("privileges::one_capability_only", ROOT, one_capability_only),

@@ -62,7 +62,7 @@ pub(crate) fn tests() -> Vec<Trial> {
             &[Need::Root, Need::Program("unshare")],
             pid_1,
         ),
-        test("teardown::each_step_fails", &[], each_step_fails),
+        test("teardown::each_step_fails", &[Need::Glibc], each_step_fails),
         test("teardown::errno", &[], errno),
         test("teardown::starts_and_ends", &[], || cycles(100)),
         test("teardown::starts_and_ends_1000", &[Need::Long], || {

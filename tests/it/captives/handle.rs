@@ -1025,7 +1025,10 @@ fn blocked() -> Outcome {
     };
     let bit = |number: i32| 1_u64 << (number - 1);
     // Two that cannot be blocked, and those by which C libraries make all threads change their user.
-    let library = bit(libc::SIGSYS) | bit(32) | bit(33);
+    let mut library = bit(libc::SIGSYS) | bit(32) | bit(33);
+    if cfg!(target_env = "musl") {
+        library |= bit(34);
+    }
     let exempt = bit(libc::SIGKILL) | bit(libc::SIGSTOP) | library;
     let mut seen = 0;
     for (tid, name) in threads() {

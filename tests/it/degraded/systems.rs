@@ -31,6 +31,18 @@ const EPERM: Answer = Answer::Errno(libc::EPERM as u32);
 const EINVAL: Answer = Answer::Errno(libc::EINVAL as u32);
 const EAFNOSUPPORT: Answer = Answer::Errno(libc::EAFNOSUPPORT as u32);
 
+/// What comes of a thread where clone3 is EPERM: only glibc wants that call, on arm64 not in Debian 12's 2.36 yet.
+const WITH_CLONE3: bool = cfg!(all(target_env = "gnu", target_arch = "x86_64"));
+const NO_THREAD: &str = match WITH_CLONE3 {
+    true => "starting a thread",
+    false => NO_GUARD,
+};
+const NO_EVENTS: &str = match WITH_CLONE3 {
+    true => "starting the thread",
+    false => NO_GUARD,
+};
+const NO_GUARD: &str = "starting the guard: pidfd_open";
+
 const SYSTEMS: &[System] = &[
     // As the tests' own, to be compared with.
     System {
@@ -176,7 +188,7 @@ const SYSTEMS: &[System] = &[
         ],
     },
     // A container's filter that is older than its kernel: what it does not know answers EPERM, clone3 too, without which
-    // glibc (2.34 on) makes no threads then.
+    // glibc (2.34 on) makes no threads on x86-64.
     System {
         name: "filter-of-2019",
         calls: &[
@@ -197,9 +209,9 @@ const SYSTEMS: &[System] = &[
             ("arm", Holds("parent-death signal on the parent")),
             ("arm grace", Fails("needs one")),
             ("teardown", Fails("pidfd_open")),
-            ("tree process", Fails("starting a thread")),
-            ("std", Fails("starting a thread")),
-            ("events", Fails("starting the thread")),
+            ("tree process", Fails(NO_THREAD)),
+            ("std", Fails(NO_THREAD)),
+            ("events", Fails(NO_EVENTS)),
             ("run-with", Fails("opening a pidfd on the parent")),
             ("run-with --exec", Holds("")),
             ("run-with --tree", Fails("starting the guard: EPERM")),

@@ -35,6 +35,8 @@ pub enum Need {
     Native,
     /// User namespaces for those who are not root.
     UserNamespaces,
+    /// glibc: its clone(2) makes threads (musl's refuses CLONE_THREAD), and small pieces of memory take no mmap(2).
+    Glibc,
     /// A core dump ends one process, not all that share its memory: Linux 5.16.
     DumpOfOne,
 }
@@ -56,6 +58,7 @@ impl Need {
             Self::Freezer => cgroups::Group::new(cgroups::version_1("freezer"), &[]).is_ok(),
             Self::Native => std::env::var_os("CAPTIVE_EMULATED").is_none(),
             Self::UserNamespaces => user_namespaces(),
+            Self::Glibc => cfg!(target_env = "gnu"),
             Self::DumpOfOne => is_at_least((5, 16)),
         }
     }
@@ -63,10 +66,11 @@ impl Need {
 
 impl Need {
     /// Whether another part of the same run of `tests/run`, or its long form, is where the test is run: the guest
-    /// with cgroups of version 2 alone, `tests/guest/run x86_64`.
+    /// with cgroups of version 2 alone, `tests/guest/run x86_64`; here, not by `.ci/musl`.
     fn is_met_elsewhere(&self) -> bool {
         let in_a_guest = std::env::var_os("CAPTIVE_EMULATED").is_some();
-        matches!(self, Self::Long) || (matches!(self, Self::Controller2(_)) && !in_a_guest)
+        matches!(self, Self::Long | Self::Glibc)
+            || (matches!(self, Self::Controller2(_)) && !in_a_guest)
     }
 }
 
