@@ -457,3 +457,32 @@ proptest! {
         trial.finish();
     }
 }
+
+#[test]
+fn who_has_died_takes_no_place_in_the_queue() {
+    let now = Instant::now();
+    let mut core: Core<Who, usize> = Core::new(LIMIT);
+    let mut people = 0;
+    let mut begin = |core: &mut Core<Who, usize>, want| {
+        people += 1;
+        let request = Request {
+            want,
+            owner: Who(people),
+            until: now + Duration::from_secs(1),
+        };
+        core.begin(request, now, || 0)
+    };
+    let (start, _) = begin(&mut core, Want::Async(AsyncJobKind::Start)).unwrap();
+    let run = core.came_up(start).unwrap();
+    core.end(start, now);
+    let modify = Want::Normal(JobKind::Modify);
+    assert!(begin(&mut core, modify).unwrap().1);
+    for _ in 0..LIMIT {
+        assert!(!begin(&mut core, modify).unwrap().1);
+    }
+    let full = begin(&mut core, modify);
+    assert!(matches!(full, Err(Refusal::QueueFull(LIMIT, _))));
+    // They have been told, and have not looked yet.
+    assert_eq!(core.died(run).unwrap().len(), LIMIT);
+    assert!(begin(&mut core, modify).is_ok());
+}
