@@ -99,7 +99,7 @@
 //! | the launcher executes another program | the same; where a child that it had forked without exec has its descriptors, when that child or the new program ends | the same |
 //! | the captive has changed its user | as before | as before, if the launcher is root; a set-user-ID program cannot be signalled by others |
 //! | the supervisor alone is killed | the kernel ends the captive; [`ExitStatus::Unknown`] | the launcher sends it SIGKILL at once, by its pid; [`ExitStatus::Unknown`] |
-//! | the supervisor is stopped, then the launcher killed | the kernel resumes it (an orphaned process group): [`LauncherExit`] | the same |
+//! | the supervisor is stopped, then the launcher killed | [`LauncherExit`], when somebody resumes it | the same |
 //! | launcher and supervisor are killed in the same instant | the kernel ends the captive | **it lives** |
 //! | the supervisor of a [`detachable`](Command::detachable) one is killed | as on the others | as above, unless it was let go |
 //! | [`Containment::Tree`]: launcher killed, main process ended | all of it ends ([`Containment::Reaper`]) | cannot be had |

@@ -79,7 +79,7 @@ fn killed_with_the_launcher() -> Outcome {
     scene.close()
 }
 
-/// The kernel resumes it: its process group is orphaned by the launcher's end, with a stopped process in it.
+/// It acts when it is resumed, which nobody does in the launcher's place.
 fn stopped() -> Outcome {
     let (mut scene, captive) = launched("plain")?;
     let supervisor = parent(captive).ok_or("no supervisor")?;
@@ -87,6 +87,8 @@ fn stopped() -> Outcome {
     await_that("a stopped supervisor", || state(supervisor) == Some('T'))?;
     scene.lives_on()?;
     scene.kill()?;
+    scene.lives_on()?;
+    kill(supervisor, Sig::SIGCONT)?;
     scene.all_gone().map(drop)
 }
 

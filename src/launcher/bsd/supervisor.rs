@@ -3,13 +3,16 @@
 //! It is a fork of the launcher's, with its credentials and without its descriptors. It blocks every signal. Nothing of it runs but
 //! what is here: system calls, no allocation, no lock, since the launcher may have had other threads.
 //!
-//! It is in a process group of its own, so that what is sent to the launcher's does not reach it, and *not* in a session of its own:
+//! It is in a session of its own, so that neither what is sent to the launcher's group nor the terminal reaches it, and *not* only in
+//! a group of its own: a captive in the launcher's group would have its parent in another group of that session, so that the
+//! group became an orphan each time a captive ends, and if anybody in it is stopped then (another captive, perhaps) the
+//! kernel sends SIGHUP to all of it, the launcher included (POSIX, exit(3p); orphanpg() in `kern_proc.c` of the BSDs and
+//! xnu). Two things come of that:
 //!
-//! - A captive that leads a group would have no parent in its session, and job control takes such a group for an orphan.
-//! - A *stopped* supervisor could do nothing. Its group has one link to the rest of the session, the launcher; when that ends,
-//!   the group is an orphan with a stopped process in it, to which the kernel sends SIGHUP and SIGCONT (POSIX, exit(3p);
-//!   orphanpg() in `kern_proc.c` of FreeBSD, NetBSD, OpenBSD and DragonFly, in `bsd/kern/kern_proc.c` of xnu): it is resumed
-//!   in the moment in which it is needed. An order that is not answered resumes it as well.
+//! - A captive that leads a group has no parent in its session: job control takes such a group for an orphan, and the
+//!   terminal's stop character does not stop it.
+//! - A *stopped* supervisor (SIGSTOP; all else is blocked) does nothing until it is resumed. An order that is not answered resumes
+//!   it; the launcher's end does not.
 //!
 //! | what happens | what the supervisor does |
 //! |---|---|
@@ -171,8 +174,8 @@ fn make_captive(
     // Before it can say so itself: it may be all that is known when we have been killed.
     page.set_pid(captive.pid);
     drop(theirs);
-    // Away from what is sent to the launcher's group.
-    let _ = sys::set_process_group(0);
+    // Away from the terminal, and from what is sent to the launcher's group.
+    let _ = sys::setsid();
     page.at(CLEAR);
     let descriptor = captive.descriptor.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let mut keep = [
