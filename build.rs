@@ -17,6 +17,7 @@ use std::process::Command;
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(captive_static_unwinder)");
     println!("cargo::rustc-check-cfg=cfg(captive_helper)");
+    println!("cargo::rustc-check-cfg=cfg(captive_bsd)");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={HELPER}");
     let var = |name: &str| env::var(name).unwrap_or_default();
@@ -28,10 +29,13 @@ fn main() {
     if native && gnu && dynamic && has_static_unwinder() {
         println!("cargo::rustc-cfg=captive_static_unwinder");
     }
+    // With the stand-in it is the BSDs' code that is compiled, for Linux.
+    let stand_in = env::var_os("CARGO_CFG_CAPTIVE_STAND_IN").is_some();
+    if stand_in || BSDS.contains(&var("CARGO_CFG_TARGET_OS").as_str()) {
+        println!("cargo::rustc-cfg=captive_bsd");
+    }
     let machine = ["x86_64", "aarch64"].contains(&var("CARGO_CFG_TARGET_ARCH").as_str())
         && var("CARGO_CFG_TARGET_POINTER_WIDTH") == "64";
-    // With the stand-in it is the BSDs' launcher, which has no helper program.
-    let stand_in = env::var_os("CARGO_CFG_CAPTIVE_STAND_IN").is_some();
     if var("CARGO_CFG_TARGET_OS") == "linux"
         && machine
         && !stand_in
@@ -51,6 +55,9 @@ fn main() {
         }
     }
 }
+
+/// Where run-with and the launcher are those of `src/cli/bsd` and `src/launcher/bsd`.
+const BSDS: [&str; 5] = ["freebsd", "macos", "netbsd", "openbsd", "dragonfly"];
 
 /// The source of the launcher's program.
 const HELPER: &str = "src/launcher/linux/helper";

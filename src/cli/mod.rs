@@ -41,14 +41,7 @@ mod words;
 mod writing;
 
 cfg_if::cfg_if! {
-    if #[cfg(any(
-        captive_stand_in,
-        target_os = "freebsd",
-        target_os = "macos",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly",
-    ))] {
+    if #[cfg(captive_bsd)] {
         mod bsd;
         use bsd as platform;
     // Where the order of clone's arguments, the layout of sigaction and the width of ids are those

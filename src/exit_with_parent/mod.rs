@@ -105,17 +105,7 @@ mod orderings;
 mod queued;
 
 cfg_if::cfg_if! {
-    if #[cfg(all(
-        feature = "cli",
-        any(
-            captive_stand_in,
-            target_os = "freebsd",
-            target_os = "macos",
-            target_os = "netbsd",
-            target_os = "openbsd",
-            target_os = "dragonfly",
-        )
-    ))] {
+    if #[cfg(all(feature = "cli", captive_bsd))] {
         pub(crate) use queued::Parent;
     } else if #[cfg(all(feature = "cli", target_os = "linux"))] {
         pub(crate) use platform::Parent;

@@ -128,15 +128,7 @@
 //! - The handles are told from those of a forked child by its pid alone.
 
 #![cfg_attr(
-    not(any(
-        captive_helper,
-        captive_stand_in,
-        target_os = "freebsd",
-        target_os = "macos",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly",
-    )),
+    not(any(captive_helper, captive_bsd)),
     allow(dead_code, reason = "nobody launches what was asked for")
 )]
 
@@ -154,15 +146,7 @@ mod stdio;
 pub mod tokio;
 
 cfg_if::cfg_if! {
-    if #[cfg(any(
-        captive_helper,
-        captive_stand_in,
-        target_os = "freebsd",
-        target_os = "macos",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly",
-    ))] {
+    if #[cfg(any(captive_helper, captive_bsd))] {
         mod news;
         mod outcome;
         mod prepare;
@@ -176,14 +160,7 @@ cfg_if::cfg_if! {
     if #[cfg(all(target_os = "linux", captive_helper))] {
         mod linux;
         use linux as platform;
-    } else if #[cfg(any(
-        captive_stand_in,
-        target_os = "freebsd",
-        target_os = "macos",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly",
-    ))] {
+    } else if #[cfg(captive_bsd)] {
         mod bsd;
         use bsd as platform;
     } else {

@@ -45,15 +45,7 @@
 //! As [`launcher`](super#platforms).
 
 #![cfg_attr(
-    not(any(
-        captive_helper,
-        captive_stand_in,
-        target_os = "freebsd",
-        target_os = "macos",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly",
-    )),
+    not(any(captive_helper, captive_bsd)),
     allow(
         unreachable_code,
         unused_variables,

@@ -22,17 +22,7 @@ pub use keys::{KEYS, Key};
 #[allow(unused_imports, reason = "nobody launches on other systems")]
 pub(crate) use plan::Plan;
 cfg_if::cfg_if! {
-    if #[cfg(all(
-        feature = "launcher",
-        any(
-            captive_stand_in,
-            target_os = "freebsd",
-            target_os = "macos",
-            target_os = "netbsd",
-            target_os = "openbsd",
-            target_os = "dragonfly",
-        )
-    ))] {
+    if #[cfg(all(feature = "launcher", captive_bsd))] {
         pub(crate) use plan::InChild;
     }
 }

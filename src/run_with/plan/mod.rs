@@ -32,17 +32,7 @@ mod step;
 cfg_if::cfg_if! {
     if #[cfg(any(
         all(feature = "cli", target_os = "linux"),
-        all(
-            feature = "launcher",
-            any(
-                captive_stand_in,
-                target_os = "freebsd",
-                target_os = "macos",
-                target_os = "netbsd",
-                target_os = "openbsd",
-                target_os = "dragonfly",
-            )
-        ),
+        all(feature = "launcher", captive_bsd),
     ))] {
         mod child;
         // Linux's launcher has its helper make it.
