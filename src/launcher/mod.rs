@@ -147,7 +147,10 @@ pub mod tokio;
 
 cfg_if::cfg_if! {
     if #[cfg(any(captive_helper, captive_bsd))] {
+        mod handle;
         mod news;
+        #[cfg(feature = "tokio")]
+        mod observer;
         mod outcome;
         mod prepare;
         mod primitive;

@@ -7,9 +7,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
+#[cfg(feature = "tokio")]
+use tokio::io::Interest;
 
+use super::super::captive::Stuck;
+#[cfg(feature = "tokio")]
+use super::super::observer::TreeChange;
 use super::super::outcome::Outcome;
-use super::super::{CaptiveError, EndedBy, ExitReport, ExitStatus};
+use super::super::{CaptiveError, Containment, EndedBy, ExitReport, ExitStatus};
 use super::request::Holds;
 use super::supervisor::Made;
 use super::sys::{self, Child, Which};
@@ -76,8 +81,9 @@ impl Process {
         self.page.pid()
     }
 
-    pub(super) fn holds(&self) -> Holds {
-        self.holds
+    /// What holds its tree, if it has one by another name than was asked for.
+    pub(in super::super) fn containment(&self) -> Option<Containment> {
+        (self.holds == Holds::Reaper).then_some(Containment::Reaper)
     }
 
     /// What is readable when its supervisor has ended, as it does when nothing is left of the tree.
@@ -85,13 +91,37 @@ impl Process {
         self.line.as_fd()
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(in super::super) fn has_ended(&self) -> bool {
         self.outcome.is_known()
     }
 
+    /// Whether a look at the tree takes its time.
     #[cfg(feature = "tokio")]
-    pub(super) fn tree_is_empty(&self) -> bool {
+    #[allow(clippy::unused_self, reason = "where it is a walk, it is this tree's")]
+    pub(in super::super) fn has_to_walk(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(in super::super) fn tree_is_empty(&self) -> bool {
         self.holds == Holds::Nothing || self.page.is_empty()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(in super::super) fn tree_change(&self) -> Option<TreeChange> {
+        let fd = self.line().try_clone_to_owned().ok()?;
+        let interest = Interest::READABLE;
+        Some(TreeChange { fd, interest })
+    }
+
+    /// What is known of one that does not end: its pid.
+    pub(in super::super) fn stuck(&self) -> Stuck {
+        Stuck {
+            pid: self.pid().unsigned_abs(),
+            state: None,
+            wchan: String::new(),
+            descendants: Vec::new(),
+        }
     }
 
     /// How the launch has gone; [`Launch::UnderWay`] if it has not ended by then.
@@ -202,8 +232,12 @@ impl Process {
     }
 
     /// As whoever does not want to know how it went.
-    pub(super) fn send(&self, signal: i32) {
+    fn send(&self, signal: i32) {
         let _ = self.order(Wish::Signal(signal), 0);
+    }
+
+    pub(in super::super) fn resume(&self) {
+        self.send(libc::SIGCONT);
     }
 
     /// SIGKILL, whatever the supervisor is doing.
@@ -212,7 +246,7 @@ impl Process {
         self.resume_supervisor();
     }
 
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
+    pub(in super::super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
         // One that has ended is ended by nothing more.
         if sys::poll_within(self.as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true) {
             return Ok(());
@@ -253,33 +287,8 @@ impl Process {
         }
     }
 
-    /// Waits for its end, or until `deadline`.
-    pub(super) fn wait_until(&self, deadline: Option<Instant>) -> Option<ExitReport> {
-        let mut pause = Duration::from_millis(1);
-        loop {
-            if let Some(report) = self.report() {
-                return Some(report);
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return None;
-            }
-            let limit = left.unwrap_or(Duration::from_secs(3600));
-            match sys::poll_within(self.as_fd(), libc::POLLIN, limit) {
-                Ok(false) | Err(Errno::EINTR) => {}
-                // It has told before it closed. Otherwise it was killed, and the reaper is about to find out: nothing
-                // tells when it has.
-                Ok(true) if self.report().is_some() => {}
-                Ok(true) | Err(_) => {
-                    std::thread::sleep(pause.min(limit));
-                    pause = (pause * 2).min(Duration::from_millis(50));
-                }
-            }
-        }
-    }
-
     /// Waits until nothing is left of its tree, or until `deadline`; whether it is so.
-    pub(super) fn await_tree(&self, deadline: Option<Instant>) -> bool {
+    pub(in super::super) fn await_tree(&self, deadline: Option<Instant>) -> bool {
         if self.holds == Holds::Nothing {
             return true;
         }

@@ -18,7 +18,7 @@ use super::sys::{self, Queue};
 use crate::sys::event_source::{Event, EventSource, Interest, Key};
 
 #[derive(Debug)]
-pub(super) struct Reaper {
+pub(in super::super) struct Reaper {
     /// What wakes the thread, once it runs.
     wake: Mutex<Option<Arc<OwnedFd>>>,
     news: News<New>,
@@ -65,7 +65,7 @@ impl Reaper {
     }
 
     /// Starts the thread, once.
-    pub(super) fn start(&self, runtime: &'static Runtime) -> Result<(), Errno> {
+    pub(in super::super) fn start(&self, runtime: &'static Runtime) -> Result<(), Errno> {
         let mut started_before = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
         if started_before.is_some() {
             return Ok(());
@@ -93,7 +93,7 @@ impl Reaper {
     }
 
     /// Tells of a captive's end.
-    pub(super) fn watch(&self, process: Arc<Process>, sink: Sink) {
+    pub(in super::super) fn watch(&self, process: Arc<Process>, sink: Sink) {
         self.tell(New::Watch(process, sink));
     }
 

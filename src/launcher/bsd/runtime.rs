@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::super::command::{Command, Defaults};
 use super::super::prepare;
 use super::super::stdio::Pipes;
-use super::super::{SpawnError, SpawnStep};
+use super::super::{CaptiveError, ExitReport, SpawnError, SpawnStep};
 use super::contained;
 use super::process::Process;
 use super::reaper::Reaper;
@@ -20,7 +20,7 @@ use super::sys;
 use super::words::{Launch, Page};
 
 #[derive(Debug)]
-pub(super) struct Runtime {
+pub(in super::super) struct Runtime {
     /// Whose it is.
     pid: i32,
     reaper: Reaper,
@@ -29,7 +29,7 @@ pub(super) struct Runtime {
 impl Runtime {
     /// The one of the calling process. A forked child has another, since it has none of the threads: no
     /// lock here, which a fork in the middle would leave taken for ever.
-    pub(super) fn of_this_process() -> &'static Self {
+    pub(in super::super) fn of_this_process() -> &'static Self {
         static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(std::ptr::null_mut());
         loop {
             let current = RUNTIME.load(Ordering::Acquire);
@@ -47,19 +47,19 @@ impl Runtime {
         }
     }
 
-    pub(super) fn is_ours(&self) -> bool {
+    pub(in super::super) fn is_ours(&self) -> bool {
         sys::getpid() == self.pid
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    pub(in super::super) fn pid(&self) -> i32 {
         self.pid
     }
 
-    pub(super) fn reaper(&self) -> &Reaper {
+    pub(in super::super) fn reaper(&self) -> &Reaper {
         &self.reaper
     }
 
-    pub(super) fn spawn(
+    pub(in super::super) fn spawn(
         &'static self,
         command: &Command,
         defaults: &Defaults,
@@ -108,6 +108,39 @@ impl Runtime {
                     after: command.spawn_timeout,
                 })
             }
+        }
+    }
+
+    /// How it ended, if that is known by now.
+    #[allow(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "where it is reaped by whoever asks, that is the runtime's, and fails"
+    )]
+    pub(in super::super) fn try_wait(
+        &self,
+        process: &Process,
+    ) -> Result<Option<ExitReport>, CaptiveError> {
+        Ok(process.report())
+    }
+
+    /// It is to live on without its launcher.
+    #[allow(
+        clippy::unused_self,
+        reason = "where a guard is told, it is the runtime's"
+    )]
+    pub(in super::super) fn let_go(&self, process: &Process) -> Result<(), CaptiveError> {
+        process.let_go()
+    }
+
+    /// Its handle is no more. The reaper has it since its launch.
+    #[allow(
+        clippy::unused_self,
+        reason = "where the reaper has to be told, it is the runtime's"
+    )]
+    pub(in super::super) fn give_up(&self, process: &Process, is_let_go: bool) {
+        if !is_let_go {
+            process.abandon();
         }
     }
 }

@@ -6,11 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+#[cfg(feature = "tokio")]
+use tokio::io::Interest;
 
+use super::super::captive::Stuck;
+#[cfg(feature = "tokio")]
+use super::super::observer::TreeChange;
 use super::super::outcome::Outcome;
-use super::super::{CaptiveError, EndedBy, ExitReport, ExitStatus, Usage};
+use super::super::{CaptiveError, Containment, EndedBy, ExitReport, ExitStatus, Usage};
 use super::protocol::Message;
 use super::spawner::Made;
+use super::stuck;
+#[cfg(feature = "tokio")]
+use super::tree::Cgroup;
 use super::tree::Tree;
 use crate::sys::linux::{self as sys, Reaped};
 use crate::sys::signal::Signal;
@@ -88,16 +96,61 @@ impl Process {
         self.tree.as_ref()
     }
 
+    /// What holds its tree, if it has one.
+    pub(in super::super) fn containment(&self) -> Option<Containment> {
+        self.tree.as_ref().map(|tree| tree.containment())
+    }
+
+    /// Waits until nothing is left of its tree, or until `deadline`; whether it is so.
+    pub(in super::super) fn await_tree(&self, deadline: Option<Instant>) -> bool {
+        self.tree
+            .as_ref()
+            .is_none_or(|tree| tree.wait_empty(deadline))
+    }
+
+    /// Whether a look at the tree takes its time: it is a walk over `/proc`.
+    #[cfg(feature = "tokio")]
+    pub(in super::super) fn has_to_walk(&self) -> bool {
+        self.tree.as_ref().is_some_and(|tree| tree.is_marked())
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(in super::super) fn tree_is_empty(&self) -> bool {
+        self.tree.as_ref().is_none_or(|tree| tree.is_empty())
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(in super::super) fn tree_change(&self) -> Option<TreeChange> {
+        let tree = self.tree.as_ref()?;
+        if let Some(namespace) = tree.namespace() {
+            let fd = namespace.init().as_fd().try_clone_to_owned().ok()?;
+            let interest = Interest::READABLE;
+            return Some(TreeChange { fd, interest });
+        }
+        // cgroups(7), `cgroup.events`.
+        let fd = tree.cgroup().and_then(Cgroup::events)?.into();
+        let interest = Interest::PRIORITY;
+        Some(TreeChange { fd, interest })
+    }
+
+    pub(in super::super) fn stuck(&self) -> Stuck {
+        stuck::look_at(self)
+    }
+
+    pub(in super::super) fn resume(&self) {
+        let _ = sys::pidfd_send_signal(self.as_fd(), libc::SIGCONT);
+    }
+
     /// What the guard was told of it.
     pub(super) fn message(&self) -> Message {
         self.message
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(in super::super) fn has_ended(&self) -> bool {
         self.outcome.is_known()
     }
 
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
+    pub(in super::super) fn signal(&self, signal: Signal) -> Result<(), CaptiveError> {
         // One that has ended is ended by nothing more.
         if sys::poll_within(self.as_fd(), libc::POLLIN, Duration::ZERO) == Ok(true) {
             return Ok(());
@@ -145,36 +198,6 @@ impl Process {
                 ended_by: *ended_by,
             }))
         })
-    }
-
-    /// Waits for its end, or until `deadline`.
-    pub(super) fn wait_until(
-        &self,
-        deadline: Option<Instant>,
-    ) -> Result<Option<ExitReport>, CaptiveError> {
-        let mut pause = Duration::from_millis(1);
-        loop {
-            if let Some(report) = self.try_wait()? {
-                return Ok(Some(report));
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ok(None);
-            }
-            let limit = left.unwrap_or(Duration::from_secs(3600));
-            match sys::poll_within(self.as_fd(), libc::POLLIN, limit) {
-                Ok(false) | Err(Errno::EINTR) => {}
-                Ok(true) => {
-                    if self.try_wait()?.is_none() {
-                        // A tracer has not let go of it: nothing tells when it does.
-                        std::thread::sleep(pause.min(limit));
-                        pause = (pause * 2).min(Duration::from_millis(50));
-                    }
-                }
-                // RLIMIT_NOFILE is 0: nothing can be polled.
-                Err(_) => std::thread::sleep(pause.min(limit)),
-            }
-        }
     }
 
     /// Somebody else has reaped it: what the kernel still knows. Waits for the kernel a little, under the

@@ -20,7 +20,7 @@ use crate::sys::linux as sys;
 use crate::sys::signal::Signal;
 
 #[derive(Debug)]
-pub(super) struct Reaper {
+pub(in super::super) struct Reaper {
     /// What wakes the thread, once it runs.
     wake: Mutex<Option<Arc<OwnedFd>>>,
     news: News<New>,
@@ -77,7 +77,7 @@ impl Reaper {
     }
 
     /// Starts the thread, once.
-    pub(super) fn start(&self, runtime: &'static Runtime) -> Result<(), Errno> {
+    pub(in super::super) fn start(&self, runtime: &'static Runtime) -> Result<(), Errno> {
         let mut started_before = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
         if started_before.is_some() {
             return Ok(());
@@ -111,7 +111,7 @@ impl Reaper {
     }
 
     /// Tells of a process's end.
-    pub(super) fn watch(&self, process: Arc<Process>, sink: Sink) {
+    pub(in super::super) fn watch(&self, process: Arc<Process>, sink: Sink) {
         self.tell(New::Watch(process, sink));
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::command::{Command, Defaults};
 use super::super::prepare;
 use super::super::stdio::Pipes;
-use super::super::{CaptiveError, SpawnError, SpawnStep};
+use super::super::{CaptiveError, ExitReport, SpawnError, SpawnStep};
 use super::contained;
 use super::guard::{Guard, Helper, Line};
 use super::process::Process;
@@ -20,9 +20,10 @@ use super::spawner::{Made, Spawners};
 use super::stage;
 use super::tree::Tree;
 use crate::sys::linux::{self as sys, Owner};
+use crate::sys::signal::Signal;
 
 #[derive(Debug)]
-pub(super) struct Runtime {
+pub(in super::super) struct Runtime {
     owner: Owner,
     spawners: Spawners,
     helper: Helper,
@@ -40,7 +41,7 @@ const ROOM: Duration = Duration::from_millis(10);
 impl Runtime {
     /// The one of the calling process. A forked child has another, since it has none of the threads: no
     /// lock here, which a fork in the middle would leave taken for ever.
-    pub(super) fn of_this_process() -> &'static Self {
+    pub(in super::super) fn of_this_process() -> &'static Self {
         static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(std::ptr::null_mut());
         loop {
             let current = RUNTIME.load(Ordering::Acquire);
@@ -62,11 +63,11 @@ impl Runtime {
         }
     }
 
-    pub(super) fn is_ours(&self) -> bool {
+    pub(in super::super) fn is_ours(&self) -> bool {
         self.owner.is_this_process()
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    pub(in super::super) fn pid(&self) -> i32 {
         self.owner.pid()
     }
 
@@ -82,7 +83,7 @@ impl Runtime {
         &self.guard
     }
 
-    pub(super) fn reaper(&self) -> &Reaper {
+    pub(in super::super) fn reaper(&self) -> &Reaper {
         &self.reaper
     }
 
@@ -91,7 +92,7 @@ impl Runtime {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn spawn(
+    pub(in super::super) fn spawn(
         &'static self,
         command: &Command,
         defaults: &Defaults,
@@ -236,7 +237,10 @@ impl Runtime {
     }
 
     /// It is to live on without us.
-    pub(super) fn let_go(&'static self, process: &Arc<Process>) -> Result<(), CaptiveError> {
+    pub(in super::super) fn let_go(
+        &'static self,
+        process: &Arc<Process>,
+    ) -> Result<(), CaptiveError> {
         self.guard
             .let_go(self, process)
             .map_err(|errno| CaptiveError::Guard(errno.into()))?;
@@ -245,6 +249,27 @@ impl Runtime {
             self.clear_up(tree);
         }
         Ok(())
+    }
+
+    /// Reaps it if it has ended.
+    pub(in super::super) fn try_wait(
+        &self,
+        process: &Process,
+    ) -> Result<Option<ExitReport>, CaptiveError> {
+        let report = process.try_wait()?;
+        if report.is_some() {
+            self.ended(process);
+        }
+        Ok(report)
+    }
+
+    /// Its handle is no more.
+    pub(in super::super) fn give_up(&self, process: &Arc<Process>, is_let_go: bool) {
+        if !is_let_go {
+            // What cannot be signalled is still the guard's to end.
+            let _ = process.signal(Signal::KILL);
+        }
+        self.reap_in_the_background(Arc::clone(process));
     }
 
     /// A child that nobody else knows, and that is to end or has been told to.
