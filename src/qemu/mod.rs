@@ -5,6 +5,7 @@
 //! - [`appliance`]: QEMU as a captive: asked what it can do, started, watched, stopped in order.
 
 pub mod appliance;
+mod deadline;
 pub mod domain;
 pub mod monitor;
 

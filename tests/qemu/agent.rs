@@ -99,6 +99,15 @@ fn an_agent_answers() {
 }
 
 #[test]
+fn a_deadline_beyond_the_clock_is_a_long_one() {
+    let mut options = AgentOptions::default();
+    options.deadline = Duration::MAX;
+    options.synchronise = Duration::MAX;
+    let (agent, _guest) = connected(options, |mut guest| guest.echo());
+    assert_eq!(agent.execute("guest-ping", &()).unwrap(), "guest-ping");
+}
+
+#[test]
 fn one_that_never_answers_is_given_up_and_found_again() {
     let (agent, _guest) = connected(quick(), |mut guest| {
         // Not there: three synchronisations and nothing else.

@@ -475,6 +475,20 @@ fn the_persistent_definition_is_back_after_a_death() {
 }
 
 #[test]
+fn a_limit_beyond_the_clock_is_a_long_one() {
+    let (_driver, domain, lifeline) = running();
+    let mut domain = domain.waiting(Wait::AtMost(Duration::MAX));
+    drop(domain.begin_query().unwrap());
+    let mut save = domain.begin_async_job(AsyncJobKind::Save).unwrap();
+    lifeline.died(Reason::Shutdown);
+    let pause = save.pause(Duration::MAX);
+    assert_eq!(pause, Err(Interrupted::Died(Reason::Shutdown)));
+    drop(save);
+    assert!(domain.wait_inactive(Duration::MAX));
+    assert!(domain.destroy().unwrap().wait(Duration::MAX));
+}
+
+#[test]
 fn what_nobody_watches_is_killed() {
     let known = known(Limits::default());
     drop(known.lifeline);

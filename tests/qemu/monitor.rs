@@ -112,6 +112,16 @@ fn a_command_has_its_answer() {
 }
 
 #[test]
+fn a_deadline_beyond_the_clock_is_a_long_one() {
+    let mut options = QmpOptions::default();
+    options.deadline = Duration::MAX;
+    let (qmp, _events, _peer) = connected(options, echo);
+    assert_eq!(qmp.execute("x", &()).unwrap(), "x");
+    let answer: String = qmp.execute_within("y", &(), Duration::MAX).unwrap();
+    assert_eq!(answer, "y");
+}
+
+#[test]
 fn a_peer_that_does_not_greet_is_given_up() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let error = Qmp::negotiate(ours, quick()).unwrap_err();

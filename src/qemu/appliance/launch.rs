@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::error::ApplianceError;
 use super::probe::Binary;
 use super::running::Running;
-use super::split::split;
+use super::split::{Split, split};
 use crate::launcher::Stdio;
 use crate::qemu::monitor::{Agent, AgentOptions, Closed, MonitorError, Qmp, QmpEvents, QmpOptions};
 use crate::{Command, Containment, RunWith};
@@ -102,8 +102,15 @@ impl Appliance {
     ///
     /// [`ApplianceError::Options`].
     pub fn argv(&self) -> Result<Vec<OsString>, ApplianceError> {
-        let split =
-            split(&self.run_with, &self.binary.abilities).map_err(ApplianceError::Options)?;
+        Ok(self.argv_with(&self.split()?.qemu))
+    }
+
+    /// Who does what of `-run-with`.
+    fn split(&self) -> Result<Split, ApplianceError> {
+        split(&self.run_with, &self.binary.abilities).map_err(ApplianceError::Options)
+    }
+
+    fn argv_with(&self, run_with: &RunWith) -> Vec<OsString> {
         let mut argv: Vec<OsString> = ["-nodefaults", "-no-user-config", "-display", "none"]
             .map(OsString::from)
             .into();
@@ -117,12 +124,12 @@ impl Appliance {
             let port = "virtserialport,chardev=captive-agent,name=org.qemu.guest_agent.0";
             argv.extend(["-device", port].map(OsString::from));
         }
-        if !split.qemu.is_empty() {
+        if !run_with.is_empty() {
             argv.push("-run-with".into());
-            argv.push(split.qemu.to_os_string());
+            argv.push(run_with.to_os_string());
         }
         argv.extend(self.args.iter().cloned());
-        Ok(argv)
+        argv
     }
 
     /// Starts it, and connects its monitor.
@@ -137,14 +144,12 @@ impl Appliance {
     }
 
     pub(super) fn launch(self) -> Result<(Running, QmpEvents), ApplianceError> {
-        let argv = self.argv()?;
-        let split =
-            split(&self.run_with, &self.binary.abilities).map_err(ApplianceError::Options)?;
+        let split = self.split()?;
         let pair = || UnixStream::pair().map_err(ApplianceError::Setup);
         let (monitor, its_monitor) = pair()?;
         let mut command = Command::new(&self.binary.path);
         command
-            .args(argv)
+            .args(self.argv_with(&split.qemu))
             .descriptor(its_monitor, MONITOR)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -166,13 +171,12 @@ impl Appliance {
         // With the copies of its ends: when QEMU's are closed ours are at their end.
         drop(command);
         let running = Running::new(captive, self.log).map_err(ApplianceError::Setup)?;
-        let agent = agent.map(|(agent, options)| Agent::new(agent, options));
-        let agent = agent.transpose();
-        match Qmp::negotiate(monitor, self.qmp) {
-            Ok((qmp, events)) => match agent {
-                Ok(agent) => Ok((running.connected(qmp, agent), events)),
-                Err(cause) => Err(running.failed(cause)),
-            },
+        let connected = Qmp::negotiate(monitor, self.qmp).and_then(|(qmp, events)| {
+            let agent = agent.map(|(agent, options)| Agent::new(agent, options));
+            Ok((qmp, events, agent.transpose()?))
+        });
+        match connected {
+            Ok((qmp, events, agent)) => Ok((running.connected(qmp, agent), events)),
             Err(cause) => Err(running.failed(cause)),
         }
     }

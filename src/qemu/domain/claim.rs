@@ -33,7 +33,7 @@ impl<M: Model> Claim<'_, M> {
     }
 
     pub(super) fn adopt(&self) {
-        self.inner.gate.move_here(self.ticket);
+        let _ = self.inner.gate.move_here(self.ticket);
     }
 
     /// The run to talk to, and what `choose` takes of the machine; the job is this thread's from now on.
@@ -45,10 +45,8 @@ impl<M: Model> Claim<'_, M> {
             return Err(EnterError::ObjectLocked);
         }
         let object = self.inner.object();
-        if !self.inner.gate.move_here(self.ticket) {
-            return Err(EnterError::Revoked);
-        }
-        let run = self.inner.gate.look().run();
+        let held = self.inner.gate.move_here(self.ticket);
+        let run = held.ok_or(EnterError::Revoked)?.run();
         let (Some(machine), Some(run)) = (&object.machine, run) else {
             return Err(EnterError::Inactive(object.reason().clone()));
         };

@@ -6,8 +6,8 @@ use std::panic::Location;
 use std::time::{Duration, Instant};
 
 use super::gate::Caller;
-use super::job::core::{self, Held, Interruption, Refusal, What};
-use super::job::{AgentJobKind, AsyncJobKind, JobKind};
+use super::job::core::{self, Held, Interruption, Refusal};
+use super::job::{AsyncJobKind, HeldKind};
 use super::model::Reason;
 
 /// A job that somebody holds.
@@ -19,37 +19,15 @@ pub struct Holder {
     held: Duration,
 }
 
-/// Which job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HeldKind {
-    /// A normal job.
-    Normal(JobKind),
-    /// A step of an async job.
-    Nested(AsyncJobKind),
-    /// An agent job.
-    Agent(AgentJobKind),
-    /// An async job, and the phase it says it is in.
-    Async(AsyncJobKind, &'static str),
-}
-
 impl Holder {
     pub(super) fn new(held: &Held<Caller>, now: Instant) -> Self {
-        let owner = match &held.owner.thread {
-            Some(thread) => match thread.name() {
-                Some(name) => format!("thread {name}"),
-                None => format!("{:?}", thread.id()),
-            },
-            None => "a task".to_owned(),
-        };
-        let kind = match held.what {
-            What::Normal(kind) => HeldKind::Normal(kind),
-            What::Nested(kind) => HeldKind::Nested(kind),
-            What::Agent(kind) => HeldKind::Agent(kind),
-            What::Async(kind, phase) => HeldKind::Async(kind, phase),
+        let thread = &held.owner.thread;
+        let owner = match thread.name() {
+            Some(name) => format!("thread {name}"),
+            None => format!("{:?}", thread.id()),
         };
         Self {
-            kind,
+            kind: held.kind,
             owner,
             place: held.owner.place,
             held: now.saturating_duration_since(held.since),
@@ -74,18 +52,6 @@ impl Holder {
     /// For how long.
     pub fn held(&self) -> Duration {
         self.held
-    }
-}
-
-impl fmt::Display for HeldKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Normal(kind) => write!(f, "{kind} job"),
-            Self::Nested(kind) => write!(f, "step of the async {kind} job"),
-            Self::Agent(kind) => write!(f, "agent {kind} job"),
-            Self::Async(kind, "") => write!(f, "async {kind} job"),
-            Self::Async(kind, phase) => write!(f, "async {kind} job ({phase})"),
-        }
     }
 }
 

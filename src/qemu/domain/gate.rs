@@ -12,8 +12,7 @@ use super::primitive::{Mutex, MutexGuard, PoisonError, Thread, current, park_unt
 /// Who asks for a job.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// `None` for a task, which is at home in no thread.
-    pub(crate) thread: Option<Thread>,
+    pub(crate) thread: Thread,
     /// Where in the program.
     pub(crate) place: &'static Location<'static>,
 }
@@ -23,56 +22,24 @@ impl Caller {
     #[track_caller]
     pub(crate) fn here() -> Self {
         Self {
-            thread: Some(current()),
+            thread: current(),
             place: Location::caller(),
-        }
-    }
-
-    /// At home in this thread from now on, if it is in any.
-    pub(crate) fn move_here(&mut self) {
-        let here = current();
-        if self
-            .thread
-            .as_ref()
-            .is_some_and(|thread| thread.id() != here.id())
-        {
-            self.thread = Some(here);
         }
     }
 }
 
 impl Owner for Caller {
     fn is(&self, other: &Self) -> bool {
-        match (&self.thread, &other.thread) {
-            (Some(this), Some(other)) => this.id() == other.id(),
-            _ => false,
-        }
-    }
-}
-
-/// How somebody is woken.
-#[derive(Debug, Clone)]
-pub(crate) enum Wake {
-    Thread(Thread),
-    #[allow(dead_code, reason = "for async callers")]
-    Task(std::task::Waker),
-}
-
-impl Wake {
-    fn wake(self) {
-        match self {
-            Self::Thread(thread) => thread.unpark(),
-            Self::Task(waker) => waker.wake(),
-        }
+        self.thread.id() == other.thread.id()
     }
 }
 
 /// A domain's jobs, shared.
 #[derive(Debug)]
-pub(crate) struct Gate(Mutex<Core<Caller, Wake>>);
+pub(crate) struct Gate(Mutex<Core<Caller, Thread>>);
 
-fn wake_all(woken: Vec<Wake>) {
-    woken.into_iter().for_each(Wake::wake);
+fn wake_all(woken: impl IntoIterator<Item = Thread>) {
+    woken.into_iter().for_each(|thread| thread.unpark());
 }
 
 impl Gate {
@@ -81,7 +48,7 @@ impl Gate {
     }
 
     /// For what neither sleeps nor wakes anybody.
-    pub(crate) fn look(&self) -> MutexGuard<'_, Core<Caller, Wake>> {
+    pub(crate) fn look(&self) -> MutexGuard<'_, Core<Caller, Thread>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -91,7 +58,7 @@ impl Gate {
         request: Request<Caller>,
         now: Instant,
     ) -> Result<Ticket, Refusal<Caller>> {
-        let waker = || Wake::Thread(current());
+        let waker = current;
         let until = request.until;
         let (ticket, granted) = self.look().begin(request, now, waker)?;
         if granted {
@@ -108,12 +75,11 @@ impl Gate {
         }
     }
 
-    /// The job is this thread's from now on. False if it was taken away.
-    pub(crate) fn move_here(&self, ticket: Ticket) -> bool {
-        self.look()
-            .owner_mut(ticket)
-            .map(Caller::move_here)
-            .is_some()
+    /// The job is this thread's from now on. `None` if it was taken away.
+    pub(crate) fn move_here(&self, ticket: Ticket) -> Option<MutexGuard<'_, Core<Caller, Thread>>> {
+        let mut core = self.look();
+        core.owner_mut(ticket)?.thread = current();
+        Some(core)
     }
 
     /// Gives a job up.
@@ -139,7 +105,7 @@ impl Gate {
 
     /// Waits for the machine's death. False: the deadline passed.
     pub(crate) fn wait_death(&self, until: Instant) -> bool {
-        let Some((ticket, run)) = self.look().mourn(|| Wake::Thread(current())) else {
+        let Some((ticket, run)) = self.look().mourn(current) else {
             return true;
         };
         loop {
@@ -158,8 +124,7 @@ impl Gate {
     /// Sleeps in an async job until then, or until something keeps it from going on: what.
     pub(crate) fn pause(&self, ticket: Ticket, until: Instant) -> Option<Interruption> {
         loop {
-            let wake = Wake::Thread(current());
-            let interruption = self.look().pause(ticket, wake);
+            let interruption = self.look().pause(ticket, current());
             if interruption.is_some() || until <= Instant::now() {
                 return interruption;
             }
@@ -178,7 +143,7 @@ impl Gate {
     /// Asks the async job to end: which it is.
     pub(crate) fn abort_async(&self) -> Option<super::job::AsyncJobKind> {
         let (kind, waker) = self.look().abort_async();
-        waker.into_iter().for_each(Wake::wake);
+        wake_all(waker);
         kind
     }
 }

@@ -17,6 +17,7 @@ use super::jobs::{AgentJob, AsyncJob, DestroyJob, Job, QueryJob};
 use super::lifeline::Lifeline;
 use super::model::{Machine, Model};
 use super::object::{Object, is_locked_here};
+use crate::qemu::deadline::deadline;
 
 /// For how long a handle waits for jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,6 @@ pub enum Wait {
     /// So long.
     AtMost(Duration),
 }
-
-/// A year: as good as for ever, and no overflow of a clock.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A counted reference to a domain. One handle holds one job at a time, which the borrow checker sees to; each thread
 /// has its own.
@@ -272,10 +270,6 @@ impl<M: Model> Domain<M> {
             told: false,
         })
     }
-}
-
-fn deadline(now: Instant, limit: Duration) -> Instant {
-    now + limit.min(LONGEST)
 }
 
 impl<M: Model> Clone for Domain<M> {

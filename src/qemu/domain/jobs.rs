@@ -13,6 +13,7 @@ use super::job::{AgentJobKind, AsyncJobKind, Mask, Progress};
 use super::lifeline::Lifeline;
 use super::model::{Machine, Model};
 use super::object::{Object, ObjectMut, is_locked_here};
+use crate::qemu::deadline::deadline;
 
 /// In the monitor.
 pub type InMonitor<'j, M> = Inside<'j, M, <M as Model>::Monitor>;
@@ -97,47 +98,32 @@ macro_rules! debug {
 
 debug!(QueryJob 0 Job 0 NestedJob 0 DestroyJob claim AgentJob 0 AsyncJob claim);
 
-impl<M: Model> MonitorAccess<M> for QueryJob<'_, M> {
-    fn object(&mut self) -> Object<'_, M> {
-        self.0.object()
-    }
+macro_rules! monitor_access {
+    ($($job:ident)+) => {
+        $(impl<M: Model> MonitorAccess<M> for $job<'_, M> {
+            fn object(&mut self) -> Object<'_, M> {
+                self.0.object()
+            }
 
-    fn enter_monitor(&mut self) -> Result<InMonitor<'_, M>, EnterError> {
-        self.0.enter(|machine| Some(machine.monitor.clone()))
-    }
+            fn enter_monitor(&mut self) -> Result<InMonitor<'_, M>, EnterError> {
+                self.0.enter(|machine| Some(machine.monitor.clone()))
+            }
+        })+
+    };
 }
 
-impl<M: Model> MonitorAccess<M> for Job<'_, M> {
-    fn object(&mut self) -> Object<'_, M> {
-        self.0.object()
-    }
-
-    fn enter_monitor(&mut self) -> Result<InMonitor<'_, M>, EnterError> {
-        self.0.enter(|machine| Some(machine.monitor.clone()))
-    }
+macro_rules! modify_access {
+    ($($job:ident)+) => {
+        $(impl<M: Model> ModifyAccess<M> for $job<'_, M> {
+            fn object_mut(&mut self) -> Result<ObjectMut<'_, M>, Revoked> {
+                self.0.object_mut()
+            }
+        })+
+    };
 }
 
-impl<M: Model> ModifyAccess<M> for Job<'_, M> {
-    fn object_mut(&mut self) -> Result<ObjectMut<'_, M>, Revoked> {
-        self.0.object_mut()
-    }
-}
-
-impl<M: Model> MonitorAccess<M> for NestedJob<'_, M> {
-    fn object(&mut self) -> Object<'_, M> {
-        self.0.object()
-    }
-
-    fn enter_monitor(&mut self) -> Result<InMonitor<'_, M>, EnterError> {
-        self.0.enter(|machine| Some(machine.monitor.clone()))
-    }
-}
-
-impl<M: Model> ModifyAccess<M> for NestedJob<'_, M> {
-    fn object_mut(&mut self) -> Result<ObjectMut<'_, M>, Revoked> {
-        self.0.object_mut()
-    }
-}
+monitor_access!(QueryJob Job NestedJob);
+modify_access!(Job NestedJob);
 
 impl<M: Model> QueryJob<'_, M> {
     adopt!(0);
@@ -206,7 +192,10 @@ impl<M: Model> DestroyJob<'_, M> {
     /// Waits until the machine is gone, and the persistent definition back in its place. False: not within `limit`; a
     /// process that the kernel cannot end yet (state D) is such a one.
     pub fn wait(&mut self, limit: Duration) -> bool {
-        self.claim.inner.gate.wait_death(Instant::now() + limit)
+        self.claim
+            .inner
+            .gate
+            .wait_death(deadline(Instant::now(), limit))
     }
 
     /// The domain's state, to be changed.
@@ -298,7 +287,7 @@ impl<M: Model> AsyncJob<'_, M> {
             return Err(Interrupted::ObjectLocked);
         }
         let gate = &self.claim.inner.gate;
-        let interruption = gate.pause(self.claim.ticket, Instant::now() + time);
+        let interruption = gate.pause(self.claim.ticket, deadline(Instant::now(), time));
         self.uninterrupted(interruption)
     }
 
@@ -358,8 +347,8 @@ impl<M: Model> AsyncJob<'_, M> {
     ///
     /// # Errors
     ///
-    /// This is no job that starts a domain, it was taken away (the domain is destroyed while it started), or it is to be
-    /// aborted. The machine comes back, for the caller to end.
+    /// This is no job that starts a domain, it was taken away (the domain was destroyed while it started), or this thread has
+    /// locked a state. The machine comes back, for the caller to end.
     #[allow(clippy::result_large_err, reason = "the machine comes back")]
     pub fn came_up(&mut self, machine: Machine<M>) -> Result<Lifeline<M>, CameUpError<M>> {
         self.domain.came_up(self.claim.ticket, self.kind, machine)

@@ -412,11 +412,13 @@ mod registry;
 pub use claim::{Inside, Remote};
 pub use driver::{Driver, Limits};
 pub use error::{
-    CameUpError, DefineError, DestroyError, Died, EnterError, HeldKind, Holder, Holders,
-    Interrupted, JobError, Revoked,
+    CameUpError, DefineError, DestroyError, Died, EnterError, Holder, Holders, Interrupted,
+    JobError, Revoked,
 };
 pub use handle::{Domain, Jobs, Wait};
-pub use job::{AgentJobKind, AsyncJobKind, Counts, JobKind, Mask, Modification, Progress};
+pub use job::{
+    AgentJobKind, AsyncJobKind, Counts, HeldKind, JobKind, Mask, Modification, Progress,
+};
 pub use jobs::{
     AgentJob, AsyncJob, DestroyJob, InAgent, InMonitor, Job, ModifyAccess, MonitorAccess,
     NestedJob, QueryJob,

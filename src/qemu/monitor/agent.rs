@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::codec::{AgentCodec, AgentReply, Reply};
-use super::error::{Closed, MonitorError, Stage};
+use super::error::{Closed, MonitorError, Stage, decode};
 use super::socket::{self, Written};
+use crate::qemu::deadline::deadline;
 use crate::qemu::domain::Channel;
 
 /// How an agent is talked to.
@@ -71,10 +72,10 @@ impl Agent {
     pub fn connect(path: &Path, options: AgentOptions) -> Result<Self, MonitorError> {
         const COMMAND: &str = "guest-sync-delimited";
         let begin = Instant::now();
-        match socket::dial(path, begin + options.deadline) {
+        match socket::dial(path, deadline(begin, options.deadline)) {
             Ok(Some(stream)) => Self::new(stream, options),
-            Ok(None) => Err(timeout(COMMAND, Stage::Connect, begin)),
-            Err(error) => Err(closed(COMMAND, Closed::Io(Arc::new(error)))),
+            Ok(None) => Err(MonitorError::timeout(COMMAND, Stage::Connect, begin)),
+            Err(error) => Err(MonitorError::failed(COMMAND, error)),
         }
     }
 
@@ -121,12 +122,12 @@ impl Agent {
         &self,
         command: &str,
         arguments: &impl Serialize,
-        deadline: Duration,
+        limit: Duration,
     ) -> Result<T, MonitorError> {
         let begin = Instant::now();
-        let until = begin + deadline;
+        let until = deadline(begin, limit);
         let turn = self.take_turn(until);
-        let _turn = turn.ok_or_else(|| timeout(command, Stage::Turn, begin))?;
+        let _turn = turn.ok_or_else(|| MonitorError::timeout(command, Stage::Turn, begin))?;
         let mut codec = self.codec.lock().unwrap_or_else(PoisonError::into_inner);
         let mut talk = Talk {
             agent: self,
@@ -137,14 +138,7 @@ impl Agent {
         };
         let outcome = talk.ask(arguments);
         codec.forget();
-        let value = outcome?.map_err(|cause| MonitorError::Refused {
-            command: command.to_owned(),
-            cause,
-        })?;
-        serde_json::from_str(value.get()).map_err(|cause| MonitorError::Unexpected {
-            command: command.to_owned(),
-            cause,
-        })
+        decode(command, outcome?)
     }
 
     /// One asks at a time. Whoever holds an agent job is alone already.
@@ -200,21 +194,24 @@ struct Talk<'a> {
 impl Talk<'_> {
     fn ask(&mut self, arguments: &impl Serialize) -> Result<Reply, MonitorError> {
         if let Some(cause) = self.agent.closed() {
-            return Err(closed(self.command, cause));
+            return Err(MonitorError::closed(self.command, cause));
         }
-        let synchronise = (self.begin + self.agent.options.synchronise).min(self.until);
+        let synchronise = deadline(self.begin, self.agent.options.synchronise).min(self.until);
         let bytes = self.codec.synchronise();
         self.send(&bytes, synchronise, Stage::Synchronise)?;
         match self.listen(synchronise, Stage::Synchronise)? {
             AgentReply::Synchronised => {}
             // Only a synchronisation is answered so.
-            _ => return Err(timeout(self.command, Stage::Synchronise, self.begin)),
+            _ => {
+                return Err(MonitorError::timeout(
+                    self.command,
+                    Stage::Synchronise,
+                    self.begin,
+                ));
+            }
         }
         let encoded = self.codec.command(self.command, arguments);
-        let bytes = encoded.map_err(|cause| MonitorError::Arguments {
-            command: self.command.to_owned(),
-            cause,
-        })?;
+        let bytes = encoded.map_err(|cause| MonitorError::arguments(self.command, cause))?;
         self.send(&bytes, self.until, Stage::Send)?;
         match self.listen(self.until, Stage::Reply)? {
             AgentReply::Reply(reply) => Ok(reply),
@@ -222,7 +219,11 @@ impl Talk<'_> {
                 command: self.command.to_owned(),
                 cause,
             }),
-            AgentReply::Synchronised => Err(timeout(self.command, Stage::Reply, self.begin)),
+            AgentReply::Synchronised => Err(MonitorError::timeout(
+                self.command,
+                Stage::Reply,
+                self.begin,
+            )),
         }
     }
 
@@ -230,7 +231,9 @@ impl Talk<'_> {
     fn send(&self, bytes: &[u8], until: Instant, stage: Stage) -> Result<(), MonitorError> {
         match socket::write(&self.agent.stream, bytes, &[], until) {
             Ok(Written::Whole) => Ok(()),
-            Ok(Written::Nothing | Written::Half) => Err(timeout(self.command, stage, self.begin)),
+            Ok(Written::Nothing | Written::Half) => {
+                Err(MonitorError::timeout(self.command, stage, self.begin))
+            }
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(self.end(Closed::Gone)),
             Err(error) => Err(self.end(Closed::Io(Arc::new(error)))),
         }
@@ -243,7 +246,7 @@ impl Talk<'_> {
                 return Ok(reply);
             }
             if Instant::now() >= until {
-                return Err(timeout(self.command, stage, self.begin));
+                return Err(MonitorError::timeout(self.command, stage, self.begin));
             }
             match socket::read(&self.agent.stream, &mut bytes, until) {
                 Ok(Some(0)) => return Err(self.end(Closed::Gone)),
@@ -255,22 +258,7 @@ impl Talk<'_> {
     }
 
     fn end(&self, cause: Closed) -> MonitorError {
-        closed(self.command, self.agent.close(cause))
-    }
-}
-
-fn closed(command: &str, cause: Closed) -> MonitorError {
-    MonitorError::Closed {
-        command: command.to_owned(),
-        cause,
-    }
-}
-
-fn timeout(command: &str, stage: Stage, begin: Instant) -> MonitorError {
-    MonitorError::Timeout {
-        command: command.to_owned(),
-        stage,
-        after: begin.elapsed(),
+        MonitorError::closed(self.command, self.agent.close(cause))
     }
 }
 

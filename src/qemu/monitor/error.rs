@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::codec::{CommandError, Malformed};
+use serde::de::DeserializeOwned;
+
+use super::codec::{CommandError, Malformed, Reply};
 
 /// Why there is no connection any more.
 #[derive(Debug, Clone)]
@@ -136,6 +138,46 @@ pub enum MonitorError {
     },
     /// The connection cannot be made ready: a thread, a descriptor.
     Setup(io::Error),
+}
+
+impl MonitorError {
+    pub(super) fn closed(command: &str, cause: Closed) -> Self {
+        Self::Closed {
+            command: command.to_owned(),
+            cause,
+        }
+    }
+
+    pub(super) fn failed(command: &str, error: io::Error) -> Self {
+        Self::closed(command, Closed::Io(Arc::new(error)))
+    }
+
+    pub(super) fn timeout(command: &str, stage: Stage, begin: Instant) -> Self {
+        Self::Timeout {
+            command: command.to_owned(),
+            stage,
+            after: begin.elapsed(),
+        }
+    }
+
+    pub(super) fn arguments(command: &str, cause: serde_json::Error) -> Self {
+        Self::Arguments {
+            command: command.to_owned(),
+            cause,
+        }
+    }
+}
+
+/// What an answer says, as the type that was asked for.
+pub(super) fn decode<T: DeserializeOwned>(command: &str, reply: Reply) -> Result<T, MonitorError> {
+    let value = reply.map_err(|cause| MonitorError::Refused {
+        command: command.to_owned(),
+        cause,
+    })?;
+    serde_json::from_str(value.get()).map_err(|cause| MonitorError::Unexpected {
+        command: command.to_owned(),
+        cause,
+    })
 }
 
 impl fmt::Display for MonitorError {

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::codec::{Event, Greeting, Incoming, QmpCodec, Reply};
-use super::error::{Closed, MonitorError, Stage};
+use super::error::{Closed, MonitorError, Stage, decode};
 use super::idle::{Idle, Place, weak};
 use super::socket::{self, Written};
+use crate::qemu::deadline::deadline;
 use crate::qemu::domain::Channel;
 
 /// How a connection is used.
@@ -99,11 +99,11 @@ impl Qmp {
     /// [`MonitorError`], of the command `qmp_capabilities`.
     pub fn connect(path: &Path, options: QmpOptions) -> Result<(Self, QmpEvents), MonitorError> {
         let begin = Instant::now();
-        let until = begin + options.deadline;
+        let until = deadline(begin, options.deadline);
         match socket::dial(path, until) {
             Ok(Some(stream)) => Self::negotiate_until(stream, options, begin, until),
-            Ok(None) => Err(timeout(NEGOTIATE, Stage::Connect, begin)),
-            Err(error) => Err(failed(NEGOTIATE, error)),
+            Ok(None) => Err(MonitorError::timeout(NEGOTIATE, Stage::Connect, begin)),
+            Err(error) => Err(MonitorError::failed(NEGOTIATE, error)),
         }
     }
 
@@ -118,7 +118,7 @@ impl Qmp {
         options: QmpOptions,
     ) -> Result<(Self, QmpEvents), MonitorError> {
         let begin = Instant::now();
-        Self::negotiate_until(stream, options, begin, begin + options.deadline)
+        Self::negotiate_until(stream, options, begin, deadline(begin, options.deadline))
     }
 
     fn negotiate_until(
@@ -155,14 +155,10 @@ impl Qmp {
             place,
             options,
         };
-        let enable: &[&str] = if out_of_band { &["oob"] } else { &[] };
-        let arguments = serde_json::json!({ "enable": enable });
         // One without capabilities to offer is told none: old ones know no such argument.
-        if out_of_band {
-            qmp.call(NEGOTIATE, &arguments, false, &[], begin, until)?;
-        } else {
-            qmp.call(NEGOTIATE, &(), false, &[], begin, until)?;
-        }
+        let arguments = out_of_band.then(|| serde_json::json!({ "enable": ["oob"] }));
+        let reply = qmp.call(NEGOTIATE, &arguments, false, &[], begin, until)?;
+        decode::<IgnoredAny>(NEGOTIATE, reply)?;
         Ok((qmp, QmpEvents { events, lost }))
     }
 
@@ -193,9 +189,9 @@ impl Qmp {
         &self,
         command: &str,
         arguments: &impl Serialize,
-        deadline: Duration,
+        limit: Duration,
     ) -> Result<T, MonitorError> {
-        self.typed(command, arguments, false, &[], deadline)
+        self.typed(command, arguments, false, &[], limit)
     }
 
     /// As [`execute`](Self::execute), out of band: it overtakes what QEMU executes now. For the few commands that allow it
@@ -248,15 +244,12 @@ impl Qmp {
         arguments: &impl Serialize,
         out_of_band: bool,
         descriptors: &[BorrowedFd<'_>],
-        deadline: Duration,
+        limit: Duration,
     ) -> Result<T, MonitorError> {
         let begin = Instant::now();
-        let until = begin + deadline;
-        let value = self.call(command, arguments, out_of_band, descriptors, begin, until)?;
-        serde_json::from_str(value.get()).map_err(|cause| MonitorError::Unexpected {
-            command: command.to_owned(),
-            cause,
-        })
+        let until = deadline(begin, limit);
+        let reply = self.call(command, arguments, out_of_band, descriptors, begin, until)?;
+        decode(command, reply)
     }
 
     fn call(
@@ -267,17 +260,14 @@ impl Qmp {
         descriptors: &[BorrowedFd<'_>],
         begin: Instant,
         until: Instant,
-    ) -> Result<Box<RawValue>, MonitorError> {
+    ) -> Result<Reply, MonitorError> {
         let shared = &*self.shared;
         let mut state = shared.lock();
         if let Some(cause) = &state.closed {
-            return Err(closed(command, cause));
+            return Err(MonitorError::closed(command, cause.clone()));
         }
         let encoded = state.codec.command(command, arguments, out_of_band);
-        let (id, bytes) = encoded.map_err(|cause| MonitorError::Arguments {
-            command: command.to_owned(),
-            cause,
-        })?;
+        let (id, bytes) = encoded.map_err(|cause| MonitorError::arguments(command, cause))?;
         if state.callers == 0 && !state.reading {
             Place::disarm(&shared.stream);
         }
@@ -297,35 +287,12 @@ impl Qmp {
         if state.callers == 0 && !state.reading && state.closed.is_none() {
             self.place.arm(&shared.stream);
         }
-        drop(state);
-        outcome?.map_err(|cause| MonitorError::Refused {
-            command: command.to_owned(),
-            cause,
-        })
+        outcome
     }
 }
 
 /// What negotiation is called in errors, and by QEMU.
 const NEGOTIATE: &str = "qmp_capabilities";
-
-fn closed(command: &str, cause: &Closed) -> MonitorError {
-    MonitorError::Closed {
-        command: command.to_owned(),
-        cause: cause.clone(),
-    }
-}
-
-fn failed(command: &str, error: io::Error) -> MonitorError {
-    closed(command, &Closed::Io(Arc::new(error)))
-}
-
-fn timeout(command: &str, stage: Stage, begin: Instant) -> MonitorError {
-    MonitorError::Timeout {
-        command: command.to_owned(),
-        stage,
-        after: begin.elapsed(),
-    }
-}
 
 /// Waits for the greeting.
 fn greet(
@@ -340,24 +307,29 @@ fn greet(
             match incoming {
                 Ok(Incoming::Greeting(greeting)) => return Ok(greeting),
                 Ok(_) => {}
-                Err(error) => return Err(closed(NEGOTIATE, &Closed::Malformed(Arc::new(error)))),
+                Err(error) => {
+                    return Err(MonitorError::closed(
+                        NEGOTIATE,
+                        Closed::Malformed(Arc::new(error)),
+                    ));
+                }
             }
         }
         match socket::read(stream, &mut bytes, until) {
-            Ok(Some(0)) => return Err(closed(NEGOTIATE, &Closed::Gone)),
+            Ok(Some(0)) => return Err(MonitorError::closed(NEGOTIATE, Closed::Gone)),
             Ok(Some(count)) => codec.push(&bytes[..count]),
             Ok(None) if Instant::now() >= until => {
-                return Err(timeout(NEGOTIATE, Stage::Greeting, begin));
+                return Err(MonitorError::timeout(NEGOTIATE, Stage::Greeting, begin));
             }
             Ok(None) => {}
-            Err(error) => return Err(failed(NEGOTIATE, error)),
+            Err(error) => return Err(MonitorError::failed(NEGOTIATE, error)),
         }
     }
 }
 
 /// Why there is no connection.
 fn why(state: &State, command: &str) -> MonitorError {
-    closed(command, state.closed.as_ref().unwrap_or(&Closed::Gone))
+    MonitorError::closed(command, state.closed.clone().unwrap_or(Closed::Gone))
 }
 
 type Locked<'a> = MutexGuard<'a, State>;
@@ -385,7 +357,10 @@ impl Shared {
     ) -> (Locked<'a>, Result<(), MonitorError>) {
         while state.writing {
             if Instant::now() >= until {
-                return (state, Err(timeout(command, Stage::Send, begin)));
+                return (
+                    state,
+                    Err(MonitorError::timeout(command, Stage::Send, begin)),
+                );
             }
             state = self.sleep(state, until);
         }
@@ -399,13 +374,13 @@ impl Shared {
         }
         let outcome = match written {
             Ok(Written::Whole) => Ok(()),
-            Ok(Written::Nothing) => Err(timeout(command, Stage::Send, begin)),
+            Ok(Written::Nothing) => Err(MonitorError::timeout(command, Stage::Send, begin)),
             Ok(Written::Half) => {
                 let half = Closed::HalfSent {
                     command: command.to_owned(),
                 };
                 self.close(&mut state, half);
-                Err(timeout(command, Stage::Send, begin))
+                Err(MonitorError::timeout(command, Stage::Send, begin))
             }
             // Its last words may be there to be read: the reading finds out, with what was in flight.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -436,7 +411,10 @@ impl Shared {
                 return (state, Err(error));
             }
             if Instant::now() >= until {
-                return (state, Err(timeout(command, Stage::Reply, begin)));
+                return (
+                    state,
+                    Err(MonitorError::timeout(command, Stage::Reply, begin)),
+                );
             }
             if state.reading {
                 state = self.sleep(state, until);

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::kind::{AgentJobKind, AsyncJobKind, JobKind, Mask};
+use super::kind::{AgentJobKind, AsyncJobKind, HeldKind, JobKind, Mask};
 
 /// Who holds or wants a job.
 pub(crate) trait Owner: Clone {
@@ -50,19 +50,10 @@ pub(crate) struct Request<O> {
     pub(crate) until: Instant,
 }
 
-/// What is held, as it is told to others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
-    Normal(JobKind),
-    Nested(AsyncJobKind),
-    Agent(AgentJobKind),
-    Async(AsyncJobKind, &'static str),
-}
-
 /// A job that is held.
 #[derive(Debug, Clone)]
 pub(crate) struct Held<O> {
-    pub(crate) what: What,
+    pub(crate) kind: HeldKind,
     pub(crate) owner: O,
     pub(crate) since: Instant,
 }
@@ -316,11 +307,11 @@ impl<O: Owner, W> Core<O, W> {
 
     fn grant(&mut self, ticket: Ticket, want: Want, owner: O, since: Instant) {
         self.counts.granted += 1;
-        let what = match want {
-            Want::Normal(kind) => What::Normal(kind),
-            Want::Agent(kind) => What::Agent(kind),
+        let kind = match want {
+            Want::Normal(kind) => HeldKind::Normal(kind),
+            Want::Agent(kind) => HeldKind::Agent(kind),
             Want::Nested(_) => match &self.r#async {
-                Some(job) => What::Nested(job.kind),
+                Some(job) => HeldKind::Nested(job.kind),
                 None => return,
             },
             Want::Async(kind) => {
@@ -341,7 +332,7 @@ impl<O: Owner, W> Core<O, W> {
         };
         let slot = Slot {
             ticket,
-            held: Held { what, owner, since },
+            held: Held { kind, owner, since },
         };
         match want {
             Want::Agent(_) => self.agent = Some(slot),
@@ -597,7 +588,7 @@ impl<O: Owner, W> Core<O, W> {
             normal: self.normal.as_ref().map(|slot| slot.held.clone()),
             agent: self.agent.as_ref().map(|slot| slot.held.clone()),
             r#async: self.r#async.as_ref().map(|job| Held {
-                what: What::Async(job.kind, job.phase),
+                kind: HeldKind::Async(job.kind, job.phase),
                 owner: job.owner.clone(),
                 since: job.since,
             }),

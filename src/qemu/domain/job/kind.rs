@@ -90,6 +90,20 @@ impl AsyncJobKind {
     }
 }
 
+/// A job that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeldKind {
+    /// A normal job.
+    Normal(JobKind),
+    /// A step of an async job.
+    Nested(AsyncJobKind),
+    /// An agent job.
+    Agent(AgentJobKind),
+    /// An async job, and the phase it says it is in.
+    Async(AsyncJobKind, &'static str),
+}
+
 /// The normal jobs that may run beside an async job. Destroy and abort are in every mask.
 ///
 /// ```
@@ -189,5 +203,17 @@ impl fmt::Display for AsyncJobKind {
             Self::MigrationIn => "migration in",
             Self::Backup => "backup",
         })
+    }
+}
+
+impl fmt::Display for HeldKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Normal(kind) => write!(f, "{kind} job"),
+            Self::Nested(kind) => write!(f, "step of the async {kind} job"),
+            Self::Agent(kind) => write!(f, "agent {kind} job"),
+            Self::Async(kind, "") => write!(f, "async {kind} job"),
+            Self::Async(kind, phase) => write!(f, "async {kind} job ({phase})"),
+        }
     }
 }

@@ -4,7 +4,7 @@ pub(crate) mod core;
 mod kind;
 
 pub use self::core::{Counts, Progress};
-pub use kind::{AgentJobKind, AsyncJobKind, JobKind, Mask, Modification};
+pub use kind::{AgentJobKind, AsyncJobKind, HeldKind, JobKind, Mask, Modification};
 
 #[cfg(test)]
 mod tests;
